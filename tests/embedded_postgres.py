@@ -53,7 +53,7 @@ class EmbeddedPostgres:
         with log:
             # Data is thrown away, so nothing needs to reach the disk.
             self._process = subprocess.Popen(
-                [binaries / "postgres", "-D", self._data, "-p", str(port)]
+                [str(binaries / "postgres"), "-D", str(self._data), "-p", str(port)]
                 + ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._home}"]
                 + ["-c", "fsync=off", "-c", "max_connections=300"],
                 cwd=self._home,
@@ -63,8 +63,9 @@ class EmbeddedPostgres:
                 preexec_fn=_die_with_owner,
                 **self._as_user,
             )
-        eventually(lambda: self._answers(port), timeout_s=30)
-        if self._process.poll() is not None:
+        server = self._process
+        eventually(lambda: server.poll() is not None or self._answers(port), timeout_s=30)
+        if server.poll() is not None:
             raise RuntimeError(f"embedded PostgreSQL stopped: {(self._home / 'log').read_text()[-2000:]}")
         return f"postgresql://postgres@127.0.0.1:{port}/postgres"
 
@@ -101,7 +102,7 @@ class EmbeddedPostgres:
 
     def _initialise(self, binaries: Path) -> None:
         done = subprocess.run(
-            [binaries / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "--no-sync"]
+            [str(binaries / "initdb"), "-D", str(self._data), "-U", "postgres", "-A", "trust", "--no-sync"]
             + ["-E", "UTF8", "--locale-provider=libc", "--locale=C"],
             cwd=self._home,
             capture_output=True,
@@ -112,8 +113,6 @@ class EmbeddedPostgres:
             raise RuntimeError(f"initdb failed: {done.stderr[-2000:]}")
 
     def _answers(self, port: int) -> bool:
-        if self._process is not None and self._process.poll() is not None:
-            return True  # it will never answer: the caller looks at the log
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             # postmaster.pid says "ready" only once recovery is over.
             return "ready" in (self._data / "postmaster.pid").read_text()

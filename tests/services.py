@@ -16,6 +16,7 @@ from uuid import uuid4
 import kombu
 import psycopg2
 import redis
+from kombu.exceptions import OperationalError as BrokerError
 from psycopg2 import sql
 
 from tests.embedded_postgres import EmbeddedPostgres
@@ -148,7 +149,7 @@ def _probe(name: str, given: str | None, variable: str, local: str, ping: Callab
     origin = variable if given else _host_of(local)
     try:
         ping(url)
-    except (OSError, psycopg2.Error, redis.RedisError, kombu.exceptions.OperationalError) as exc:
+    except (OSError, psycopg2.Error, redis.RedisError, BrokerError) as exc:
         return Service(name, origin, missing=f"no answer from {origin}: {type(exc).__name__}")
     return Service(name, origin, url)
 
@@ -164,7 +165,7 @@ def _ping_redis(url: str) -> None:
 
 def _ping_amqp(url: str) -> None:
     with kombu.Connection(url, connect_timeout=3) as connection:
-        connection.ensure_connection(max_retries=1, interval_start=0.1)
+        connection.ensure_connection(max_retries=1, interval_start=0)
 
 
 def _execute(url: str, statement: str, database: str) -> None:
