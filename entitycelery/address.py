@@ -1,0 +1,150 @@
+"""Who is meant: entity addresses, shards, lock keys and message ids.
+
+Everything here is a wire format: rows and queues written by every release rely on these hashes and names.
+Never change one without a migration.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+import zlib
+from hashlib import blake2b
+from typing import NamedTuple
+
+from entitycelery.exceptions import ConfigurationError
+
+MAX_ID_BYTES = 1024
+MAX_TASK_ID_BYTES = 255
+_TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}\Z")
+_CLUSTER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
+_KEY_NAMESPACE = uuid.UUID("5b3c1c52-51a6-5a58-9d6c-0f6f2a4e7d10")
+
+
+class Address(NamedTuple):
+    """`type` and `id` of one entity; written `Account/alice`."""
+
+    type: str
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.id}"
+
+
+class ShardId(NamedTuple):
+    """A shard of a shard group; written `default.17`."""
+
+    group: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.group}.{self.number}"
+
+
+def parse_address(text: str) -> Address:
+    """The address written as `Type/id`; the id may contain slashes.
+
+    Raises:
+        ConfigurationError: There is no slash, or a part is not valid.
+    """
+    type_name, slash, entity_id = text.partition("/")
+    if not slash:
+        raise ConfigurationError(f"an address is written Type/id, got {text!r}")
+    return Address(valid_type_name(type_name), valid_entity_id(entity_id))
+
+
+def valid_type_name(name: str) -> str:
+    """`name`, when it can name an entity type: letters, digits, `_`, `.`, `-`, at most 200."""
+    if not _TYPE_NAME.match(name):
+        raise ConfigurationError(
+            f"an entity type is named by letters, digits, '_', '.' and '-', starting with a letter, got {name!r}"
+        )
+    return name
+
+
+def valid_entity_id(entity_id: str | int) -> str:
+    """`entity_id` as text: not empty, at most 1,024 bytes of UTF-8, no NUL, no lone surrogate."""
+    if isinstance(entity_id, bool) or not isinstance(entity_id, str | int):
+        raise ConfigurationError(f"an entity id is a str or an int, got {type(entity_id).__name__}")
+    text = str(entity_id)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as exc:
+        raise ConfigurationError(f"an entity id must be encodable as UTF-8, got {text[:40]!r}") from exc
+    if not 0 < size <= MAX_ID_BYTES or "\0" in text:
+        raise ConfigurationError(
+            f"an entity id has 1 to {MAX_ID_BYTES} bytes of UTF-8 and no NUL, got {size} bytes: {text[:40]!r}"
+        )
+    return text
+
+
+def valid_cluster(name: str) -> str:
+    """`name`, when it can name a cluster, its database schema, queues and channels."""
+    if not _CLUSTER_NAME.match(name):
+        raise ConfigurationError(
+            f"entity_cluster has up to 32 lower-case letters, digits and '_', starting with a letter, got {name!r}"
+        )
+    return name
+
+
+def shard_of(group: str, entity_id: str, shards_per_group: int) -> ShardId:
+    """The shard that an entity id belongs to: CRC-32 of its UTF-8, modulo the number of shards."""
+    return ShardId(group, zlib.crc32(entity_id.encode()) % shards_per_group)
+
+
+def queue_name(cluster: str, shard: ShardId) -> str:
+    """The Celery queue of a shard."""
+    return f"entity.{cluster}.{shard.group}.{shard.number}"
+
+
+def lock_key(cluster: str, address: Address) -> int:
+    """The signed 64-bit key of an entity's claim lock."""
+    digest = blake2b(_framed(cluster, address.type, address.id), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def lock_space(cluster: str, kind: str) -> int:
+    """The signed 32-bit first key of the two-integer locks of one kind, disjoint from every claim key."""
+    digest = blake2b(_framed(cluster, kind), digest_size=4).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def new_message_id() -> str:
+    """A random id that sorts by time (UUID version 7, RFC 9562), so that new rows touch few index pages."""
+    stamp = time.time_ns() // 1_000_000
+    value = (stamp << 80) | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | (7 << 76)
+    value = value & ~(0x3 << 62) | (2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+def keyed_message_id(cluster: str, address: Address, operation: str, key: str) -> str:
+    """The id that a key stands for: UUID version 5 over cluster, type, id, operation and key."""
+    if not key:
+        raise ConfigurationError("a key must not be empty")
+    return str(uuid.uuid5(_KEY_NAMESPACE, _framed(cluster, address.type, address.id, operation, key).hex()))
+
+
+def explicit_message_id(task_id: str) -> str:
+    """A caller's own `task_id` as a message id: as it is, hashed when longer than 255 bytes."""
+    encoded = task_id.encode(errors="surrogatepass")
+    if not encoded or b"\0" in encoded:
+        raise ConfigurationError(f"a task_id must not be empty or contain NUL, got {task_id!r}")
+    if len(encoded) <= MAX_TASK_ID_BYTES and task_id.isprintable():
+        return task_id
+    return str(uuid.uuid5(_KEY_NAMESPACE, encoded.hex()))
+
+
+def fingerprint(address: Address, operation: str, args: bytes) -> str:
+    """The hash by which a second use of a key is recognised as the same or as another message."""
+    digest = blake2b(_framed(address.type, address.id, operation), digest_size=16)
+    digest.update(args)
+    return digest.hexdigest()
+
+
+def _framed(*parts: str) -> bytes:
+    # Length prefixes keep ("ab", "c") and ("a", "bc") apart.
+    encoded = [part.encode(errors="surrogatepass") for part in parts]
+    return b"".join(b"%d:%b" % (len(part), part) for part in encoded)

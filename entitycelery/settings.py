@@ -1,0 +1,147 @@
+"""Settings: Celery settings `entity_*`, the unit in the name.
+
+Order: command line > `ENTITY_*` environment > `app.conf` > default. A bad value stops the start and names itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from entitycelery.address import valid_cluster
+from entitycelery.exceptions import ConfigurationError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one app. Field `x` is the Celery setting `entity_x` and the variable `ENTITY_X`."""
+
+    database_url: str | None = None
+    """The store. Default: a SQLite file, only where no broker is configured either."""
+    cluster: str = "default"
+    """Names the database schema, the queues, the locks and the channels: clusters never meet."""
+    ask_timeout_s: float = 30.0
+    """Longest wait of an `ask` that names no time-out of its own."""
+    shard_groups: tuple[str, ...] = ("default",)
+    """The groups that a worker hosts."""
+    shards_per_group: int = 64
+    """Shards in each group; kept in the store, so every process must agree."""
+    mailbox_capacity: int | None = None
+    """Most pending messages of one entity; None: no limit and no check."""
+    batch_size: int = 200
+    """Most turns in one commit."""
+    batch_budget_s: float = 0.05
+    """Longest wait of a finished turn for its commit."""
+    drain_budget_s: float = 0.25
+    """A drain that still finds work after this time rings for its shard and gives its pool slot back."""
+    refresh_interval_s: float = 1.0
+    """How often a runner looks for mail that waited too long."""
+    due_interval_s: float = 0.05
+    """How often a runner looks for delayed messages that have become due."""
+    send_timeout_s: float = 5.0
+    """A send that cannot be stored in this time raises SendTimeout."""
+    send_retries: int = 3
+    """How often a send is tried again when the store fails, within send_timeout_s."""
+    reply_retention_s: float = 604_800.0
+    """How long replies, and with them keys, are kept."""
+    async_concurrency: int = 100
+    """Most `async def` turns of one process that run at the same time."""
+    turn_timeout_s: float = 300.0
+    """Longest turn; then the attempt has failed and, with the prefork pool, its process is ended."""
+    max_crashes: int = 3
+    """A message that ended its process this often is set aside as a dead letter."""
+    auto_migrate: bool | None = None
+    """Whether a worker creates or upgrades the schema. Default: on SQLite yes, else no."""
+    connections: int = 20
+    """Most database connections of one process, for each of sending, waiting and draining."""
+
+    def __post_init__(self) -> None:
+        valid_cluster(self.cluster)
+        for group in self.shard_groups:
+            if not group or not group.replace("-", "_").isidentifier():
+                raise ConfigurationError(f"entity_shard_groups has names of letters, digits and '_', got {group!r}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"entity_{name} must be greater than 0, got {value!r}")
+        if self.send_retries < 0:
+            raise ConfigurationError(f"entity_send_retries must not be negative, got {self.send_retries}")
+        if self.batch_budget_s > self.turn_timeout_s:
+            raise ConfigurationError(
+                f"entity_batch_budget_s must not exceed entity_turn_timeout_s ({self.turn_timeout_s}), "
+                f"got {self.batch_budget_s}"
+            )
+
+
+_POSITIVE = (
+    "ask_timeout_s shards_per_group mailbox_capacity batch_size batch_budget_s drain_budget_s refresh_interval_s "
+    "due_interval_s send_timeout_s reply_retention_s async_concurrency turn_timeout_s max_crashes connections"
+).split()
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("expected true or false")
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError("expected a whole number")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _names(value: object) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    return tuple(str(part).strip() for part in parts)
+
+
+_READERS: Mapping[str, Callable[[Any], object]] = {
+    "str": str,
+    "str | None": str,
+    "float": _number,
+    "int": _whole,
+    "int | None": _whole,
+    "tuple[str, ...]": _names,
+    "bool | None": lambda value: _flag(value) if isinstance(value, str) else bool(value),
+}
+
+SETTING_NAMES = tuple(f"entity_{field.name}" for field in dataclasses.fields(Settings))
+
+
+def read_settings(
+    conf: Mapping[str, Any], environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """The settings of an app.
+
+    Raises:
+        ConfigurationError: A value that is not of its kind or out of its range, named with where it came from.
+    """
+    chosen: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        name = f"entity_{field.name}"
+        sources = (
+            ("the command line", (overrides or {}).get(field.name)),
+            (f"the environment variable {name.upper()}", environ.get(name.upper())),
+            (f"the setting {name}", conf.get(name)),
+        )
+        for source, value in sources:
+            if value is None:
+                continue
+            try:
+                chosen[field.name] = _READERS[str(field.type)](value)
+            except (TypeError, ValueError) as exc:
+                raise ConfigurationError(f"{name} is no {field.type}: {value!r} from {source}") from exc
+            break
+    return Settings(**chosen)

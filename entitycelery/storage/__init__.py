@@ -1,0 +1,1 @@
+"""Storage: the ports, and the SQL store that implements them."""

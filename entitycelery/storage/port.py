@@ -1,0 +1,170 @@
+"""What the library needs of a store: two ports, one for whoever sends and reads, one for a drain.
+
+Safety comes from here alone: unique keys, claims, versions and pending checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import msgspec
+
+from entitycelery.address import Address, ShardId
+from entitycelery.message import (
+    AppendOutcome,
+    EntityCommit,
+    Failure,
+    Mail,
+    Mailbox,
+    NewMessage,
+    PendingMessage,
+    Reply,
+    StoredState,
+)
+
+
+class MailboxStatus(msgspec.Struct, frozen=True):
+    """What waits for one entity: pending messages, and whether a drain holds the entity now."""
+
+    pending: int
+    claimed: bool
+
+
+class ShardMail(msgspec.Struct, frozen=True):
+    """The oldest runnable mail of a shard: seconds that it has been waiting, and whether it was delayed mail."""
+
+    shard: ShardId
+    waiting_s: float
+    delayed: bool
+
+
+class CommitResult(msgspec.Struct, frozen=True):
+    """What became of a commit: entities that lost to another writer, and mail that the store refused.
+
+    When `refused` is not empty nothing was committed: the turns that sent those messages have failed.
+    """
+
+    lost: frozenset[Address]
+    refused: dict[str, AppendOutcome]
+
+
+class ReplyWaiter(Protocol):
+    """Tells when a reply may be there. `channel` is what a message's `reply_to` must say for it to know."""
+
+    channel: str | None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until something was announced on the channel, at most `timeout_s`; whether it was."""
+
+
+class Store(Protocol):
+    """The SQL store of one cluster. Every method may raise StoreUnavailable."""
+
+    def append(
+        self, messages: Sequence[NewMessage], *, nonce: str, again: bool = False, connection: Any = None
+    ) -> list[AppendOutcome]:
+        """Store messages, all in one transaction, and say what became of each, in order.
+
+        All or nothing: when one is refused (CONFLICT, FULL), none is stored. `again` repeats a send whose outcome
+        is unknown, under the same nonce. With `connection` they belong to the caller's transaction.
+        """
+
+    def attended(self, shards: Sequence[ShardId]) -> set[ShardId]:
+        """Those shards at which a drain is known to look again after this moment."""
+
+    def replies(self, ids: Sequence[str]) -> dict[str, Reply]:
+        """The replies that are there."""
+
+    def pending_ids(self, ids: Sequence[str]) -> set[str]:
+        """Those ids whose messages are stored and not answered."""
+
+    def waiter(self) -> AbstractContextManager[ReplyWaiter]:
+        """A waiter for the replies of one ask; listening begins before this returns."""
+
+    def state(self, address: Address) -> StoredState:
+        """The committed state; version 0 where there never was one."""
+
+    def states(self, type_name: str | None, after: Address | None, limit: int) -> list[tuple[Address, StoredState]]:
+        """Live entities in order of address."""
+
+    def mailbox_status(self, address: Address, shard: ShardId) -> MailboxStatus:
+        """What waits for an entity."""
+
+    def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
+        """Pending messages, oldest first."""
+
+    def drain_session(self, shard: ShardId) -> AbstractContextManager[DrainSession]:
+        """A session of one drain. On every way out its claims are released."""
+
+    def waiting_shards(self, groups: Sequence[str], shards_per_group: int) -> list[ShardMail]:
+        """Every shard that has runnable mail, with how long its oldest has waited."""
+
+    def purge_replies(self, older_than_s: float, limit: int) -> int:
+        """Delete up to `limit` replies that are too old; how many there were."""
+
+    def fail_attempt(self, mail: Mail, ended: EntityCommit) -> bool:
+        """Commit the end of one attempt for a turn that cannot do so itself; False if it was over already."""
+
+    def close(self) -> None:
+        """Give all connections back."""
+
+
+class DrainSession(Protocol):
+    """One drain of one shard, on one database session."""
+
+    def attend(self) -> None:
+        """Promise to look again: from now until `forsake`, senders need not ring."""
+
+    def forsake(self) -> None:
+        """Take the promise back. Look once more afterwards."""
+
+    def claim(self, limit: int) -> list[Mailbox]:
+        """Claim entities with due mail that nobody else holds and read up to `limit` of their messages.
+
+        Notes what is about to run. Messages that may have killed their process come alone.
+        """
+
+    def commit(self, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
+        """Commit turns, each entity all or nothing; `last` also clears the note of what is running."""
+
+    def release(self, mailboxes: Collection[Mailbox]) -> None:
+        """Release the claims of these entities."""
+
+    def keep_only(self, running: Collection[str], released: Collection[Mailbox]) -> None:
+        """Give entities back whose turns have not begun; callable from another thread while user code runs."""
+
+    def open_turn(self, mailbox: Mailbox, mail: Mail) -> Any:
+        """Begin the transaction of a turn that wants it; a SQLAlchemy connection, or None if the turn has lost."""
+
+    def commit_turn(self, commit: EntityCommit) -> CommitResult:
+        """Commit the transaction of `open_turn` together with the turn."""
+
+    def rollback_turn(self) -> None:
+        """Undo the transaction of `open_turn`."""
+
+    def announce(self, replies: Sequence[tuple[str, str]]) -> None:
+        """Tell waiters, after the commit: pairs of channel and message id."""
+
+
+@contextmanager
+def closing_store(make: Callable[[], Store]) -> Iterator[Store]:
+    """A store that is closed at the end."""
+    store = make()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+__all__ = [
+    "CommitResult",
+    "DrainSession",
+    "Failure",
+    "MailboxStatus",
+    "ReplyWaiter",
+    "ShardMail",
+    "Store",
+    "closing_store",
+]

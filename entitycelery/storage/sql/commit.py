@@ -1,0 +1,138 @@
+"""The commit of a batch: one transaction in one order of statements, and each entity wins or loses as a whole.
+
+The order everywhere is: message by id, state by address, outgoing mail by id. The row locks guard this short
+transaction only; nothing is held while user code runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sqlalchemy.engine import Connection
+
+from entitycelery.address import Address
+from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, NewMessage, Retried, Status
+from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.message import Messages
+from entitycelery.storage.sql.reply import Replies, failure_json
+from entitycelery.storage.sql.state import States
+from entitycelery.storage.sql.statement import fetch, run
+
+_REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
+
+
+class Refused(Exception):
+    """Outgoing mail was refused, so the transaction must be undone; carries why, by message id."""
+
+    def __init__(self, outcomes: dict[str, AppendOutcome]) -> None:
+        super().__init__("outgoing mail was refused")
+        self.outcomes = outcomes
+
+
+class Commits:
+    """Statements of the commit."""
+
+    def __init__(self, dialect: Dialect, messages: Messages, states: States, replies: Replies) -> None:
+        self._dialect = dialect
+        self._messages = messages
+        self._states = states
+        self._replies = replies
+        self._pending = dialect.sql(
+            f"SELECT id, rev FROM {{message}} WHERE {{among}} ORDER BY id {dialect.for_update}",
+            among=dialect.any_of("id", "ids"),
+        )
+        self._delete = dialect.sql("DELETE FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
+        self._retry = dialect.sql(
+            "UPDATE {message} SET attempt = attempt + 1, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
+            "last_failure = {failure} FROM {rows} WHERE message.id = r.id",
+            due=dialect.after("r.after_s"),
+            failure=dialect.json("r.failure"),
+            rows=dialect.rowset("rows", id="text", after_s="float", blocking="bool", failure="text"),
+        )
+        self._bury = dialect.sql(
+            "INSERT INTO {dead_letter} (id, seq, shard_group, shard, type, entity_id, operation, args, fingerprint, "
+            "sender, attempt, crashes, reason, failure, sent_at, died_at) "
+            "SELECT m.id, m.seq, m.shard_group, m.shard, m.type, m.entity_id, m.operation, m.args, m.fingerprint, "
+            "m.sender, m.attempt + 1, m.crashes, r.reason, {failure}, m.sent_at, {now} "
+            "FROM {rows} JOIN {message} AS m ON m.id = r.id",
+            failure=dialect.json("r.failure"),
+            now=dialect.now,
+            rows=dialect.rowset("rows", id="text", reason="text", failure="text"),
+        )
+
+    def check(self, conn: Connection, commits: Sequence[EntityCommit]) -> list[EntityCommit]:
+        """Lock the messages and return the entities all of whose messages are pending as they were read."""
+        expected = {turn.mail.id: turn.mail.rev for commit in commits for turn in commit.turns}
+        rows = fetch(conn, self._pending, {"ids": self._dialect.values(list(expected))})
+        alive = {message_id for message_id, rev in rows if expected[message_id] == rev}
+        return [c for c in commits if all(turn.mail.id in alive for turn in c.turns)]
+
+    def still_pending(self, conn: Connection, mail: Mail) -> bool:
+        """Lock one message and tell whether it is pending as it was read."""
+        rows = fetch(conn, self._pending, {"ids": self._dialect.values([mail.id])})
+        return [tuple(row) for row in rows] == [(mail.id, mail.rev)]
+
+    def check_constraints(self, conn: Connection) -> None:
+        """Have deferred constraints speak up now, while the turn can still fail for it."""
+        for statement in self._dialect.check_constraints:
+            run(conn, statement)
+
+    def write(self, conn: Connection, commits: Sequence[EntityCommit]) -> CommitResult:
+        """Everything after the check, in the caller's transaction.
+
+        Raises:
+            Refused: Outgoing mail of a winner was refused.
+        """
+        alive = self.check(conn, commits)
+        won = self._states.write(conn, alive) if alive else set()
+        winners = [c for c in alive if c.address in won]
+        ended = [turn for c in winners for turn in c.turns if isinstance(turn, Ended)]
+        self._send(conn, [message for turn in ended for message in turn.outgoing])
+        self._retry_later(conn, [turn for c in winners for turn in c.turns if isinstance(turn, Retried)])
+        if ended:
+            self._bury_dead(conn, [turn for turn in ended if turn.status is Status.DEAD])
+            self._replies.write(conn, ended)
+            run(conn, self._delete, {"ids": self._dialect.values([turn.mail.id for turn in ended])})
+        lost: frozenset[Address] = frozenset(c.address for c in commits) - won
+        return CommitResult(lost=lost, refused={})
+
+    def _send(self, conn: Connection, outgoing: Sequence[NewMessage]) -> None:
+        if not outgoing:
+            return
+        outcomes = self._messages.append(conn, outgoing, os.urandom(8).hex())
+        refused = {
+            message.id: outcome
+            for message, outcome in zip(outgoing, outcomes, strict=True)
+            if outcome in _REFUSALS
+        }
+        if refused:
+            raise Refused(refused)
+
+    def _retry_later(self, conn: Connection, turns: Sequence[Retried]) -> None:
+        if not turns:
+            return
+        rows = [
+            {
+                "id": turn.mail.id,
+                "after_s": turn.after_s,
+                "blocking": turn.blocking,
+                "failure": failure_json(turn.failure),
+            }
+            for turn in turns
+        ]
+        run(conn, self._retry, {"rows": self._dialect.rows(rows)})
+
+    def _bury_dead(self, conn: Connection, turns: Sequence[Ended]) -> None:
+        if not turns:
+            return
+        rows = [
+            {
+                "id": turn.mail.id,
+                "reason": turn.failure.reason if turn.failure else "",
+                "failure": failure_json(turn.failure),
+            }
+            for turn in turns
+        ]
+        run(conn, self._bury, {"rows": self._dialect.rows(rows)})

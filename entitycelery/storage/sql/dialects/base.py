@@ -1,0 +1,159 @@
+"""What differs between databases, and nothing else: expressions, parameters, engines, locks."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy.engine import URL, Connection, Engine
+
+from entitycelery.address import ShardId
+from entitycelery.storage.port import ReplyWaiter
+
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
+_TABLE = re.compile(r"\{(\w+)\}")
+
+Role = Literal["client", "drain", "listen"]
+
+
+class Dialect(ABC):
+    """One database: how statements are spelled there, how it is connected to, how it locks."""
+
+    name: str
+    now: str
+    begin: str
+    for_update: str
+    instant_type: str
+    script_now: str
+    script_head: tuple[str, ...] = ()
+    check_constraints: tuple[str, ...] = ()
+
+    guard: AbstractContextManager[Any] = nullcontext()
+    """Held around every use of a connection."""
+    guard_is_shared = False
+    """Whether one connection serves everybody, under the guard."""
+
+    def __init__(self, url: URL, cluster: str) -> None:
+        self.url = url
+        self.cluster = cluster
+
+    def sql(self, template: str, **fragments: str) -> str:
+        """A statement in the driver's spelling: `{table}` is qualified, `:name` becomes a bound parameter."""
+        filled = _TABLE.sub(lambda m: fragments.get(m.group(1)) or self.table(m.group(1)), template)
+        return self._styled(" ".join(filled.split()))
+
+    def rows(self, rows: Sequence[Any]) -> str:
+        """The parameter for a `rowset`."""
+        return msgspec.json.encode(rows).decode()
+
+    @abstractmethod
+    def table(self, name: str) -> str:
+        """The qualified name of a table, view or sequence."""
+
+    @abstractmethod
+    def rowset(self, parameter: str, **columns: str) -> str:
+        """A FROM item `r` over the rows of a parameter; kinds are text, int, float, bool."""
+
+    @abstractmethod
+    def any_of(self, expression: str, parameter: str) -> str:
+        """A condition: `expression` is among the values of a list parameter."""
+
+    @abstractmethod
+    def values(self, values: Collection[Any]) -> Any:
+        """The list parameter for `any_of`."""
+
+    @abstractmethod
+    def after(self, seconds: str) -> str:
+        """The instant that many seconds from now; null for null."""
+
+    @abstractmethod
+    def from_epoch(self, epoch_s: str) -> str:
+        """An instant from seconds since the epoch."""
+
+    @abstractmethod
+    def to_epoch(self, instant: str) -> str:
+        """Seconds since the epoch of an instant."""
+
+    @abstractmethod
+    def json(self, text: str) -> str:
+        """A text expression as a value of a JSON column."""
+
+    @abstractmethod
+    def json_text(self, column: str) -> str:
+        """A JSON column as text."""
+
+    @abstractmethod
+    def insert_message(self) -> str:
+        """The INSERT ... SELECT of messages from `:rows`, which draws `seq` in the order of the rows."""
+
+    @abstractmethod
+    def next_fence(self, conn: Connection) -> int:
+        """A number larger than every earlier one."""
+
+    @abstractmethod
+    def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
+        """An engine in autocommit mode, with at most `connections` connections."""
+
+    @abstractmethod
+    def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:
+        """Around the statements of a claim; a transaction where claims are rows."""
+
+    @abstractmethod
+    def locks(self, engine: Engine) -> Locks:
+        """How this database holds claims and attention."""
+
+    @abstractmethod
+    def waiter(self, engine: Callable[[], Engine]) -> AbstractContextManager[ReplyWaiter]:
+        """A waiter for replies."""
+
+    @abstractmethod
+    def announce(self, conn: Connection, replies: Sequence[tuple[str, str]]) -> None:
+        """Tell waiters that replies are there."""
+
+    @abstractmethod
+    def check_caller(self, conn: Connection, *, keyed: bool) -> None:
+        """Refuse a caller's connection that a send must not use."""
+
+    @abstractmethod
+    def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
+        """Have the shards rung once the caller's transaction commits."""
+
+    @abstractmethod
+    def migration_scope(self, conn: Connection) -> AbstractContextManager[Any]:
+        """A transaction in which one migrator at a time works."""
+
+    @abstractmethod
+    def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
+        """The statements that make the view of an entity type; kinds of columns are as for `rowset`, or json."""
+
+    @abstractmethod
+    def _styled(self, statement: str) -> str:
+        """Parameters in the driver's style."""
+
+
+class Locks(ABC):
+    """Claims of entities and attention for shards, held by one drain each (`token`)."""
+
+    @abstractmethod
+    def attend(self, conn: Connection, token: str, shard: ShardId) -> None: ...
+    @abstractmethod
+    def forsake(self, conn: Connection, token: str, shard: ShardId) -> None: ...
+    @abstractmethod
+    def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]: ...
+    @abstractmethod
+    def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]: ...
+    @abstractmethod
+    def release(self, conn: Connection, token: str, keys: Collection[int]) -> None: ...
+    @abstractmethod
+    def release_all(self, conn: Connection, token: str) -> None: ...
+    @abstractmethod
+    def is_claimed(self, conn: Connection, key: int) -> bool: ...
+
+
+def parameters_replaced(statement: str, spelling: str) -> str:
+    """`:name` parameters in another spelling, such as `%(name)s`."""
+    return _PARAMETER.sub(lambda m: spelling.replace("name", m.group(1)), statement)

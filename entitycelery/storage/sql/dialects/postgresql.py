@@ -1,0 +1,284 @@
+"""PostgreSQL 15 to 18 through psycopg2: advisory locks, LISTEN/NOTIFY, one schema per cluster."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Connection, Engine
+
+from entitycelery.address import ShardId, lock_space
+from entitycelery.exceptions import ConfigurationError, StoreUnavailable
+from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_replaced
+from entitycelery.storage.sql.statement import fetch, run, transaction
+
+_KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
+_CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
+
+# Dead peers are noticed within about 15 s, on this side and on the server's.
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
+_SERVER_SETTINGS = {
+    "client": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
+    "-c tcp_keepalives_count=3 -c statement_timeout={timeout_ms}",
+    "drain": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
+    "-c tcp_keepalives_count=3 -c lock_timeout=1000",
+    "listen": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
+    "-c tcp_keepalives_count=3",
+}
+
+
+class PostgreSQL(Dialect):
+    name = "postgresql"
+    now = "clock_timestamp()"
+    begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
+    for_update = "FOR UPDATE"
+    instant_type = "timestamptz"
+    script_now = "clock_timestamp()"
+    check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
+
+    def __init__(self, url: URL, cluster: str) -> None:
+        super().__init__(url, cluster)
+        self.schema = f"entity_{cluster}"
+        self.script_head = (f"CREATE SCHEMA IF NOT EXISTS {self.schema};", f"SET search_path TO {self.schema};")
+        self.ring_channel = f"entity_{cluster}_ring"
+        _cooperate_with_gevent()
+
+    def table(self, name: str) -> str:
+        return f"{self.schema}.{name}"
+
+    def _styled(self, statement: str) -> str:
+        return parameters_replaced(statement.replace("%", "%%"), "%(name)s")
+
+    def rowset(self, parameter: str, **columns: str) -> str:
+        listed = ", ".join(f"{name} {_KINDS[kind]}" for name, kind in columns.items())
+        return f"json_to_recordset(CAST(:{parameter} AS json)) AS r({listed})"
+
+    def any_of(self, expression: str, parameter: str) -> str:
+        return f"{expression} = ANY(:{parameter})"
+
+    def values(self, values: Collection[Any]) -> Any:
+        return list(values)
+
+    def after(self, seconds: str) -> str:
+        return f"clock_timestamp() + {seconds} * interval '1 second'"
+
+    def from_epoch(self, epoch_s: str) -> str:
+        return f"to_timestamp({epoch_s})"
+
+    def to_epoch(self, instant: str) -> str:
+        return f"CAST(extract(epoch FROM {instant}) AS double precision)"
+
+    def json(self, text: str) -> str:
+        return f"CAST({text} AS jsonb)"
+
+    def json_text(self, column: str) -> str:
+        return f"CAST({column} AS text)"
+
+    def insert_message(self) -> str:
+        # The inner query draws seq in the senders' order, the outer one inserts in the order of locks.
+        return """
+            INSERT INTO {message} (id, seq, shard_group, shard, type, entity_id, lock_key, operation, args, fingerprint,
+                                   nonce, sender, reply_to, due_at, expires_at)
+            SELECT s.id, s.seq, s.shard_group, s.shard, s.type, s.entity_id, s.lock_key, s.operation,
+                   CAST(s.args AS jsonb), s.fingerprint, :nonce, s.sender, s.reply_to,
+                   coalesce(to_timestamp(s.deliver_at), clock_timestamp() + s.delay_s * interval '1 second'),
+                   clock_timestamp() + s.expires_s * interval '1 second'
+            FROM (SELECT r.*, nextval('{message_seq}') AS seq FROM {rows} OFFSET 0) AS s
+            WHERE EXISTS (SELECT 1 FROM {meta} WHERE name = 'shards_per_group' AND value = :shards)
+            ORDER BY s.id
+            ON CONFLICT (id) DO NOTHING
+        """
+
+    def next_fence(self, conn: Connection) -> int:
+        return int(fetch(conn, f"SELECT nextval('{self.table('fence')}')")[0][0])
+
+    def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
+        options = _SERVER_SETTINGS[role].format(timeout_ms=int(timeout_s * 1000))
+        return create_engine(
+            self.url,
+            isolation_level="AUTOCOMMIT",
+            pool_size=min(5, connections),
+            max_overflow=max(0, connections - 5),
+            pool_timeout=timeout_s,
+            pool_use_lifo=True,
+            connect_args={
+                **_KEEPALIVES,
+                "tcp_user_timeout": 15_000,
+                "connect_timeout": max(2, int(timeout_s)),
+                "options": options,
+                "application_name": f"entitycelery {self.cluster} {role}",
+            },
+        )
+
+    def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:
+        # Claims are locks of the session, not rows: no transaction is open while user code runs.
+        return nullcontext()
+
+    def locks(self, engine: Engine) -> Locks:
+        return AdvisoryLocks(self)
+
+    @contextmanager
+    def waiter(self, engine: Callable[[], Engine]) -> Iterator[ReplyWaiter]:
+        with engine().connect() as conn:
+            yield ListeningWaiter(conn)
+
+    def announce(self, conn: Connection, replies: Sequence[tuple[str, str]]) -> None:
+        channels, ids = zip(*replies, strict=True)
+        run(
+            conn,
+            "SELECT pg_notify(c, i) FROM unnest(%(channels)s, %(ids)s) AS u(c, i)",
+            {"channels": list(channels), "ids": list(ids)},
+        )
+
+    def check_caller(self, conn: Connection, *, keyed: bool) -> None:
+        if conn.dialect.name != "postgresql":
+            raise ConfigurationError(f"options(connection=...) is of {conn.dialect.name}, the store is PostgreSQL")
+        if not keyed:
+            return
+        [(level,)] = fetch(conn, "SHOW transaction_isolation")
+        if level not in ("read committed", "read uncommitted"):
+            raise ConfigurationError(
+                f"a send with a key needs READ COMMITTED, options(connection=...) is in {str(level).upper()}"
+            )
+
+    def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
+        # A notification inside the caller's transaction is delivered when it commits, to a runner, which rings.
+        for shard in shards:
+            run(conn, "SELECT pg_notify(%(c)s, %(s)s)", {"c": self.ring_channel, "s": str(shard)})
+
+    @contextmanager
+    def migration_scope(self, conn: Connection) -> Iterator[Connection]:
+        with transaction(conn, self.begin):
+            space = lock_space(self.cluster, "migration")
+            run(conn, "SELECT pg_advisory_xact_lock(%(space)s, 0)", {"space": space})
+            run(conn, f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
+            run(conn, f"SET LOCAL search_path TO {self.schema}")
+            yield conn
+
+    def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
+        selected = "".join(f", {_view_column(field, kind)}" for field, kind in columns.items())
+        literal = type_name.replace("'", "''")
+        return [
+            f"DROP VIEW IF EXISTS {self.table(name)}",
+            f"CREATE VIEW {self.table(name)} AS SELECT entity_id, version, updated_at{selected} "
+            f"FROM {self.table('state')} WHERE type = '{literal}' AND state IS NOT NULL",
+        ]
+
+
+def _view_column(field: str, kind: str) -> str:
+    literal = field.replace("'", "''")
+    if kind == "json":
+        return f"state -> '{literal}' AS \"{field}\""
+    value = f"state ->> '{literal}'"
+    return f'CAST({value} AS {_CASTS[kind]}) AS "{field}"' if kind in _CASTS else f'{value} AS "{field}"'
+
+
+class AdvisoryLocks(Locks):
+    """Session-level advisory locks: no write, gone the moment the session ends.
+
+    Claims are one 64-bit key each; attention is two integers, a disjoint space, shared.
+    """
+
+    def __init__(self, dialect: PostgreSQL) -> None:
+        self._cluster = dialect.cluster
+
+    def _space(self, group: str) -> int:
+        return lock_space(self._cluster, f"attention {group}")
+
+    def attend(self, conn: Connection, token: str, shard: ShardId) -> None:
+        run(conn, "SELECT pg_advisory_lock_shared(%(g)s, %(n)s)", {"g": self._space(shard.group), "n": shard.number})
+
+    def forsake(self, conn: Connection, token: str, shard: ShardId) -> None:
+        run(conn, "SELECT pg_advisory_unlock_shared(%(g)s, %(n)s)", {"g": self._space(shard.group), "n": shard.number})
+
+    def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
+        # In autocommit the exclusive locks are gone when this statement ends. Refused: somebody will look.
+        statement = (
+            "SELECT n, pg_try_advisory_xact_lock(g, n) FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o)"
+            " ORDER BY o"
+        )
+        spaces = [self._space(shard.group) for shard in shards]
+        rows = fetch(conn, statement, {"g": spaces, "n": [shard.number for shard in shards]})
+        return {shard for shard, (_, granted) in zip(shards, rows, strict=True) if not granted}
+
+    def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
+        statement = "SELECT k, pg_try_advisory_lock(k) FROM unnest(%(keys)s::bigint[]) k"
+        return {key for key, granted in fetch(conn, statement, {"keys": list(keys)}) if granted}
+
+    def release(self, conn: Connection, token: str, keys: Collection[int]) -> None:
+        run(conn, "SELECT pg_advisory_unlock(k) FROM unnest(%(keys)s::bigint[]) k", {"keys": list(keys)})
+
+    def release_all(self, conn: Connection, token: str) -> None:
+        run(conn, "SELECT pg_advisory_unlock_all()")
+
+    def is_claimed(self, conn: Connection, key: int) -> bool:
+        # Read, not tried: a try would look like a claim to a drain.
+        statement = """
+            SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+                AND classid = CAST(%(high)s AS bigint) AND objid = CAST(%(low)s AS bigint)
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+        """
+        return bool(fetch(conn, statement, {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF})[0][0])
+
+
+class ListeningWaiter:
+    """LISTENs on a channel of its own connection; behind it, polls with back-off from 50 ms to 1 s."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._driver: Any = conn.connection.driver_connection
+        info = conn.connection.info
+        if "channel" not in info:
+            info["channel"] = f"entity_reply_{os.urandom(8).hex()}"
+            run(conn, f"LISTEN {info['channel']}")
+        self.channel: str | None = info["channel"]
+        self._driver.poll()
+        self._driver.notifies.clear()
+        self._next_poll_s = 0.05
+
+    def fileno(self) -> int:
+        return int(self._driver.fileno())
+
+    def take(self) -> list[str]:
+        """The ids announced since the last look."""
+        try:
+            self._driver.poll()
+        except psycopg2.Error as exc:
+            raise StoreUnavailable(f"waiting for a reply: {exc}") from exc
+        ids = [notify.payload for notify in self._driver.notifies]
+        self._driver.notifies.clear()
+        return ids
+
+    def wait(self, timeout_s: float) -> bool:
+        pause_s = min(timeout_s, self._next_poll_s)
+        self._next_poll_s = min(1.0, self._next_poll_s * 2)
+        if not select.select([self._driver], [], [], pause_s)[0]:
+            return False
+        return bool(self.take())
+
+
+def _cooperate_with_gevent() -> None:
+    # psycopg2 blocks the whole process inside libpq unless it is told how to wait.
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("select") or psycopg2.extensions.get_wait_callback():
+        return
+    from gevent.socket import wait_read, wait_write  # noqa: PLC0415 - an extra
+
+    def wait(conn: Any, timeout: float | None = None) -> None:  # psycopg2's own signature
+        while True:
+            state = conn.poll()
+            if state == psycopg2.extensions.POLL_OK:
+                return
+            waits = {psycopg2.extensions.POLL_READ: wait_read, psycopg2.extensions.POLL_WRITE: wait_write}
+            waits[state](conn.fileno(), timeout=timeout)
+
+    psycopg2.extensions.set_wait_callback(wait)
+
+

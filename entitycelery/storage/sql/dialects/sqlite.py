@@ -1,0 +1,263 @@
+"""SQLite on one host: WAL, short immediate transactions, locks as rows whose holders are known to live.
+
+A process that drains holds an operating system lock on a file of its own beside the database; whoever meets a lock
+row of another process looks there, so the rows of a dead process hold nothing back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import create_engine, event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.pool import StaticPool
+
+from entitycelery.address import ShardId
+from entitycelery.exceptions import ConfigurationError
+from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_replaced
+from entitycelery.storage.sql.polling import PollingWaiter
+from entitycelery.storage.sql.statement import fetch, run, transaction
+
+_EXTRACTS = {"text": "TEXT", "int": "INTEGER", "float": "REAL", "bool": "INTEGER"}
+
+
+class SQLite(Dialect):
+    name = "sqlite"
+    now = "entity_now()"
+    begin = "BEGIN IMMEDIATE"
+    for_update = ""
+    instant_type = "REAL"
+    script_now = "CAST(strftime('%s', 'now') AS REAL)"
+
+    def __init__(self, url: URL, cluster: str, clock: Callable[[], float] = time.time) -> None:
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise ConfigurationError(f"SQLite 3.35 or newer is needed, this is {sqlite3.sqlite_version}")
+        super().__init__(url, cluster)
+        self._clock = clock
+        self.in_memory = url.database == ":memory:"
+        if self.in_memory:
+            # One connection serves everybody, so its transactions must not interleave.
+            self.guard = threading.RLock()
+            self.guard_is_shared = True
+
+    def table(self, name: str) -> str:
+        return name
+
+    def _styled(self, statement: str) -> str:
+        return parameters_replaced(statement, ":name")
+
+    def rowset(self, parameter: str, **columns: str) -> str:
+        listed = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+        return f"(SELECT key AS ordinal, {listed} FROM json_each(:{parameter}) ORDER BY key) AS r"
+
+    def any_of(self, expression: str, parameter: str) -> str:
+        return f"{expression} IN (SELECT value FROM json_each(:{parameter}))"
+
+    def values(self, values: Collection[Any]) -> Any:
+        return self.rows(list(values))
+
+    def after(self, seconds: str) -> str:
+        return f"entity_now() + {seconds}"
+
+    def from_epoch(self, epoch_s: str) -> str:
+        return epoch_s
+
+    def to_epoch(self, instant: str) -> str:
+        return instant
+
+    def json(self, text: str) -> str:
+        return text
+
+    def json_text(self, column: str) -> str:
+        return column
+
+    def insert_message(self) -> str:
+        return """
+            INSERT INTO {message} (id, shard_group, shard, type, entity_id, lock_key, operation, args, fingerprint,
+                                   nonce, sender, reply_to, sent_at, due_at, expires_at)
+            SELECT r.id, r.shard_group, r.shard, r.type, r.entity_id, r.lock_key, r.operation, r.args, r.fingerprint,
+                   :nonce, r.sender, r.reply_to, entity_now(),
+                   coalesce(r.deliver_at, entity_now() + r.delay_s), entity_now() + r.expires_s
+            FROM {rows}
+            WHERE EXISTS (SELECT 1 FROM {meta} WHERE name = 'shards_per_group' AND value = :shards)
+            ORDER BY r.ordinal
+            ON CONFLICT (id) DO NOTHING
+        """
+
+    def next_fence(self, conn: Connection) -> int:
+        statement = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'fence' RETURNING value"
+        return int(fetch(conn, statement)[0][0])
+
+    def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
+        arguments: dict[str, Any] = {"connect_args": {"timeout": timeout_s, "check_same_thread": False}}
+        if self.in_memory:
+            arguments["poolclass"] = StaticPool
+        else:
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            arguments.update(pool_size=connections, max_overflow=0, pool_timeout=timeout_s, pool_use_lifo=True)
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT", **arguments)
+        event.listen(engine, "connect", self._prepare)
+        return engine
+
+    def _prepare(self, driver: Any, _record: object) -> None:
+        driver.isolation_level = None
+        driver.create_function("entity_now", 0, self._clock)
+        driver.execute("PRAGMA journal_mode = WAL")
+        driver.execute("PRAGMA synchronous = FULL")
+        driver.execute("PRAGMA foreign_keys = ON")
+
+    def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:
+        return transaction(conn, self.begin)
+
+    def locks(self, engine: Engine) -> Locks:
+        if self.in_memory:
+            return RowLocks(Liveness(None))
+        return RowLocks(Liveness(Path(f"{self.url.database}.processes")))
+
+    def waiter(self, engine: Callable[[], Engine]) -> AbstractContextManager[ReplyWaiter]:
+        return nullcontext(PollingWaiter(0.002, 0.05))
+
+    def announce(self, conn: Connection, replies: Sequence[tuple[str, str]]) -> None:
+        """Nobody listens: waiters poll."""
+
+    def check_caller(self, conn: Connection, *, keyed: bool) -> None:
+        if conn.dialect.name != "sqlite":
+            raise ConfigurationError(f"options(connection=...) is of {conn.dialect.name}, the store is SQLite")
+        if str(conn.engine.url.database) != ":memory:" and not self.in_memory:
+            theirs, ours = Path(str(conn.engine.url.database)).absolute(), Path(str(self.url.database))
+            if theirs != ours:
+                raise ConfigurationError(f"options(connection=...) is of {theirs}, the store is {ours}")
+        driver: Any = conn.connection.driver_connection
+        driver.create_function("entity_now", 0, self._clock)
+
+    def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
+        """Nothing tells of a commit; the sweep finds the messages."""
+
+    @contextmanager
+    def migration_scope(self, conn: Connection) -> Iterator[Connection]:
+        with transaction(conn, self.begin):
+            yield conn
+
+    def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
+        selected = "".join(f", json_extract(state, '$.\"{field}\"') AS \"{field}\"" for field in columns)
+        literal = type_name.replace("'", "''")
+        return [
+            f"DROP VIEW IF EXISTS {name}",
+            f"CREATE VIEW {name} AS SELECT entity_id, version, updated_at{selected} "
+            f"FROM state WHERE type = '{literal}' AND state IS NOT NULL",
+        ]
+
+
+class Liveness:
+    """Which processes live: each holds a POSIX lock on a file of its own.
+
+    POSIX locks belong to the process and not to the open file, so a forked child does not keep a dead parent's.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._mutex = threading.Lock()
+        self._pid: int | None = None
+        self._token = ""
+        self._file: Any = None
+
+    @property
+    def token(self) -> str:
+        """The name of this process, made and locked at first use after a fork."""
+        with self._mutex:
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._token = os.urandom(8).hex()
+                if self._folder is not None:
+                    self._folder.mkdir(exist_ok=True)
+                    self._file = (self._folder / self._token).open("w")
+                    fcntl.lockf(self._file, fcntl.LOCK_EX)
+            return self._token
+
+    def alive(self, token: str) -> bool:
+        """Whether the process of this name lives."""
+        # Closing any handle on our own file would drop our lock: never open it again.
+        if token == self.token:
+            return True
+        if self._folder is None:
+            return False
+        path = self._folder / token
+        try:
+            with path.open("r") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except (BlockingIOError, PermissionError):
+            return True
+        path.unlink(missing_ok=True)
+        return False
+
+
+class RowLocks(Locks):
+    """Rows of the table `lock`, written in the transaction of the claim; a dead process's rows are removed."""
+
+    def __init__(self, liveness: Liveness) -> None:
+        self._liveness = liveness
+
+    def attend(self, conn: Connection, token: str, shard: ShardId) -> None:
+        self._add(conn, "attention", token, [str(shard)])
+
+    def forsake(self, conn: Connection, token: str, shard: ShardId) -> None:
+        run(conn, "DELETE FROM lock WHERE kind = 'attention' AND token = :token", {"token": token})
+
+    def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
+        holders = self._holders(conn, "attention", [str(shard) for shard in shards])
+        return {shard for shard in shards if any(self._liveness.alive(p) for p in holders.get(str(shard), ()))}
+
+    def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
+        holders = self._holders(conn, "claim", [str(key) for key in keys])
+        dead = {p for held in holders.values() for p in held if not self._liveness.alive(p)}
+        for process in dead:
+            run(conn, "DELETE FROM lock WHERE process = :process", {"process": process})
+        free = {key for key in keys if not holders.get(str(key), set()) - dead}
+        self._add(conn, "claim", token, [str(key) for key in free])
+        return free
+
+    def release(self, conn: Connection, token: str, keys: Collection[int]) -> None:
+        statement = (
+            "DELETE FROM lock WHERE kind = 'claim' AND token = :token AND key IN (SELECT value FROM json_each(:keys))"
+        )
+        run(conn, statement, {"token": token, "keys": _listed(str(key) for key in keys)})
+
+    def release_all(self, conn: Connection, token: str) -> None:
+        run(conn, "DELETE FROM lock WHERE token = :token AND kind IN ('claim', 'attention')", {"token": token})
+
+    def is_claimed(self, conn: Connection, key: int) -> bool:
+        holders = self._holders(conn, "claim", [str(key)])
+        return any(self._liveness.alive(process) for process in holders.get(str(key), ()))
+
+    def _holders(self, conn: Connection, kind: str, keys: Sequence[str]) -> dict[str, set[str]]:
+        statement = (
+            "SELECT key, process FROM lock WHERE kind = :kind AND key IN (SELECT value FROM json_each(:keys))"
+        )
+        holders: dict[str, set[str]] = {}
+        for key, process in fetch(conn, statement, {"kind": kind, "keys": _listed(keys)}):
+            holders.setdefault(key, set()).add(process)
+        return holders
+
+    def _add(self, conn: Connection, kind: str, token: str, keys: Sequence[str]) -> None:
+        statement = (
+            "INSERT INTO lock (kind, key, token, process) "
+            "SELECT :kind, value, :token, :process FROM json_each(:keys) WHERE true ON CONFLICT DO NOTHING"
+        )
+        process = self._liveness.token
+        run(conn, statement, {"kind": kind, "token": token, "process": process, "keys": _listed(keys)})
+
+
+def _listed(values: Iterable[str]) -> str:
+    return msgspec.json.encode(list(values)).decode()

@@ -1,0 +1,189 @@
+"""The table `message` on the drains' side: which entities of a shard have runnable mail, and what that mail is.
+
+Mail is runnable when it is due and no other message of its entity blocks the mailbox. Reading in order of `seq`
+relies on the index message_ready, delayed mail and retries on message_due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from entitycelery.address import Address, ShardId
+from entitycelery.message import Mail
+from entitycelery.storage.port import ShardMail
+from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.statement import fetch, run
+
+_RUNNABLE = (
+    "NOT EXISTS (SELECT 1 FROM {message} AS b WHERE b.blocking AND b.lock_key = m.lock_key "
+    "AND b.type = m.type AND b.entity_id = m.entity_id AND b.id <> m.id)"
+)
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    """Entities with runnable mail, by lock key, with how much of it was seen; the last `seq` seen."""
+
+    keys: dict[int, int]
+    last_seq: int
+    complete: bool
+
+
+class Mailboxes:
+    """Statements that find and read the mail of a shard."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        ready = (
+            "SELECT m.lock_key, m.seq FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard "
+            f"AND m.due_at IS NULL AND m.seq > :after_seq AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        )
+        due = (
+            "SELECT m.lock_key, m.seq FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard "
+            f"AND m.due_at <= {dialect.now} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit"
+        )
+        self._ready = dialect.sql(ready)
+        self._due = dialect.sql(due)
+        columns = (
+            "m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
+            "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key"
+        )
+        fragments = {
+            "args_text": dialect.json_text("m.args"),
+            "now": dialect.now,
+            "claimed": dialect.any_of("m.lock_key", "keys"),
+        }
+        of_claimed = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard AND {claimed}"
+        self._read_ready = dialect.sql(
+            f"SELECT {columns} {of_claimed} AND m.due_at IS NULL AND m.seq <= :last_seq AND {_RUNNABLE} "
+            "ORDER BY m.seq LIMIT :limit",
+            **fragments,
+        )
+        self._read_due = dialect.sql(
+            f"SELECT {columns} {of_claimed} AND m.due_at <= {{now}} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit",
+            **fragments,
+        )
+        self._waiting = dialect.sql(self._waiting_template(), shards=dialect.rowset("rows", g="text", n="int"))
+
+    def _waiting_template(self) -> str:
+        # One probe of each index per shard; mail behind a blocking message does not count as waiting.
+        waited = f"{self._dialect.to_epoch(self._dialect.now)} - "
+        sent, due = self._dialect.to_epoch("m.sent_at"), self._dialect.to_epoch("m.due_at")
+        of_shard = "m.shard_group = r.g AND m.shard = r.n"
+        return (
+            "SELECT r.g, r.n, "
+            f"(SELECT {waited}{sent} FROM {{message}} AS m WHERE {of_shard} AND m.due_at IS NULL AND {_RUNNABLE} "
+            "ORDER BY m.seq LIMIT 1), "
+            f"(SELECT {waited}{due} FROM {{message}} AS m WHERE {of_shard} AND m.due_at <= {self._dialect.now} "
+            f"AND {_RUNNABLE} ORDER BY m.due_at LIMIT 1) "
+            "FROM {shards}"
+        )
+
+    def candidates(self, conn: Connection, shard: ShardId, after_seq: int, limit: int) -> Candidates:
+        """Entities of the shard with runnable mail, oldest mail first; ready mail from `after_seq` on."""
+        parameters = {"shard_group": shard.group, "shard": shard.number, "limit": limit}
+        ready = fetch(conn, self._ready, {**parameters, "after_seq": after_seq})
+        due = fetch(conn, self._due, parameters) if after_seq == 0 else ()
+        keys: dict[int, int] = {}
+        for key, _seq in (*due, *ready):
+            keys[key] = keys.get(key, 0) + 1
+        return Candidates(keys, ready[-1][1] if ready else after_seq, len(ready) < limit)
+
+    def read(
+        self, conn: Connection, shard: ShardId, keys: Collection[int], last_seq: int, limit: int
+    ) -> list[tuple[int, Mail]]:
+        """The runnable mail of claimed entities with its lock keys, in order of `seq`."""
+        parameters = {
+            "shard_group": shard.group,
+            "shard": shard.number,
+            "keys": self._dialect.values(keys),
+            "limit": limit,
+        }
+        rows = [
+            *fetch(conn, self._read_due, parameters),
+            *fetch(conn, self._read_ready, {**parameters, "last_seq": last_seq}),
+        ]
+        rows.sort(key=lambda row: row[2])
+        return [(row[12], _mail(row)) for row in rows]
+
+    def waiting(self, conn: Connection, shards: Sequence[ShardId]) -> list[ShardMail]:
+        """Shards with runnable mail and how long its oldest has waited."""
+        rows = self._dialect.rows([{"g": shard.group, "n": shard.number} for shard in shards])
+        found = []
+        for group, number, ready_s, due_s in fetch(conn, self._waiting, {"rows": rows}):
+            if ready_s is not None or due_s is not None:
+                delayed = ready_s is None or (due_s is not None and due_s > ready_s)
+                found.append(ShardMail(ShardId(group, number), max(ready_s or 0.0, due_s or 0.0), delayed))
+        return found
+
+
+class InFlight:
+    """The table `in_flight`: what each drain is about to run, so that a message that kills its process is known."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._note = dialect.sql(
+            "INSERT INTO {in_flight} (token, shard_group, shard, message_ids, noted_at) "
+            f"VALUES (:token, :shard_group, :shard, :message_ids, {dialect.now}) "
+            "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at"
+        )
+        self._clear = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
+        others = "FROM {in_flight} WHERE shard_group = :shard_group AND shard = :shard AND token <> :token"
+        self._others = dialect.sql(f"SELECT token, message_ids {others}")
+        self._others_locked = dialect.sql(f"SELECT token, message_ids {others} ORDER BY token {dialect.for_update}")
+        self._replace = dialect.sql("UPDATE {in_flight} SET message_ids = :message_ids WHERE token = :token")
+        self._count = dialect.sql(
+            "UPDATE {message} SET crashes = crashes + 1, rev = rev + 1 WHERE {among}", among=dialect.any_of("id", "ids")
+        )
+        self._lock = dialect.sql(
+            f"SELECT id FROM {{message}} WHERE {{among}} ORDER BY id {dialect.for_update}",
+            among=dialect.any_of("id", "ids"),
+        )
+        self._purge = dialect.sql(
+            f"DELETE FROM {{in_flight}} WHERE {dialect.to_epoch('noted_at')} < "
+            f"{dialect.to_epoch(dialect.now)} - :older_than_s"
+        )
+
+    def note(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> None:
+        """Write down what is about to run."""
+        run(conn, self._note, {**_of(shard, token), "message_ids": self._dialect.rows(list(ids))})
+
+    def clear(self, conn: Connection, token: str) -> None:
+        run(conn, self._clear, {"token": token})
+
+    def suspects(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> set[str]:
+        """Those of our claimed messages that another drain was running when it lost its claims."""
+        noted = set()
+        for _, message_ids in fetch(conn, self._others, _of(shard, token)):
+            noted.update(msgspec.json.decode(message_ids))
+        return noted & set(ids)
+
+    def count_crash(self, conn: Connection, token: str, shard: ShardId, suspects: Collection[str]) -> None:
+        """Count one crash for each suspect and take it off the dead drains' notes; in the caller's transaction."""
+        run(conn, self._lock, {"ids": self._dialect.values(suspects)})
+        run(conn, self._count, {"ids": self._dialect.values(suspects)})
+        for other, message_ids in fetch(conn, self._others_locked, _of(shard, token)):
+            noted = msgspec.json.decode(message_ids)
+            left = [message_id for message_id in noted if message_id not in suspects]
+            if len(left) == len(noted):
+                continue
+            if left:
+                run(conn, self._replace, {"token": other, "message_ids": self._dialect.rows(left)})
+            else:
+                run(conn, self._clear, {"token": other})
+
+    def purge(self, conn: Connection, older_than_s: float) -> int:
+        """Remove notes that nobody will come back to."""
+        return run(conn, self._purge, {"older_than_s": older_than_s})
+
+
+def _of(shard: ShardId, token: str) -> dict[str, object]:
+    return {"shard_group": shard.group, "shard": shard.number, "token": token}
+
+
+def _mail(row: Sequence[Any]) -> Mail:
+    address = Address(row[3], row[4])
+    return Mail(*row[:3], address, *row[5:11], bool(row[11]))

@@ -1,0 +1,187 @@
+"""The table `message` on the senders' side: storing messages so that a key never doubles, and looking at them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from entitycelery.address import Address, ShardId
+from entitycelery.exceptions import ConfigurationError, StoreUnavailable
+from entitycelery.message import AppendOutcome, Failure, NewMessage, PendingMessage
+from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.statement import fetch, run
+
+_COLUMNS = {
+    "id": "text",
+    "shard_group": "text",
+    "shard": "int",
+    "type": "text",
+    "entity_id": "text",
+    "lock_key": "int",
+    "operation": "text",
+    "args": "text",
+    "fingerprint": "text",
+    "sender": "text",
+    "reply_to": "text",
+    "deliver_at": "float",
+    "delay_s": "float",
+    "expires_s": "float",
+}
+_ATTEMPTS = 20
+
+
+class Messages:
+    """Statements that send and show messages."""
+
+    def __init__(self, dialect: Dialect, shards_per_group: int) -> None:
+        self._dialect = dialect
+        self._shards = str(shards_per_group)
+        rows = dialect.rowset("rows", **_COLUMNS)
+        self._insert = dialect.sql(dialect.insert_message(), rows=rows)
+        # Only a row of our own can match here: that of a key which is finished already.
+        self._withdraw_finished = dialect.sql(
+            "DELETE FROM {message} WHERE {among} AND EXISTS (SELECT 1 FROM {reply} WHERE reply.id = message.id)",
+            among=dialect.any_of("id", "ids"),
+        )
+        self._look = dialect.sql(
+            "SELECT id, fingerprint, coalesce(nonce = :nonce, false), 1 FROM {message} WHERE {among} "
+            "UNION ALL SELECT id, fingerprint, false, 0 FROM {reply} WHERE {among}",
+            among=dialect.any_of("id", "ids"),
+        )
+        self._count = dialect.sql(
+            "SELECT count(*) FROM {message} WHERE shard_group = :shard_group AND shard = :shard "
+            "AND lock_key = :lock_key AND type = :type AND entity_id = :entity_id"
+        )
+        self._shards_kept = dialect.sql("SELECT value FROM {meta} WHERE name = 'shards_per_group'")
+        self._pending_ids = dialect.sql("SELECT id FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
+        shown = (
+            "SELECT id, type, entity_id, operation, {args_text}, shard_group, shard, attempt, crashes, "
+            "{sent}, {due}, {failure_text} FROM {message}"
+        )
+        fragments = {
+            "args_text": dialect.json_text("args"),
+            "sent": dialect.to_epoch("sent_at"),
+            "due": dialect.to_epoch("due_at"),
+            "failure_text": dialect.json_text("last_failure"),
+        }
+        of_shard = " WHERE shard_group = :shard_group AND shard = :shard"
+        of_entity = f"{of_shard} AND lock_key = :lock_key AND type = :type AND entity_id = :entity_id"
+        self._show_all = dialect.sql(f"{shown} ORDER BY seq LIMIT :limit", **fragments)
+        self._show_shard = dialect.sql(f"{shown}{of_shard} ORDER BY seq LIMIT :limit", **fragments)
+        self._show_entity = dialect.sql(f"{shown}{of_entity} ORDER BY seq LIMIT :limit", **fragments)
+
+    def append(
+        self, conn: Connection, messages: Sequence[NewMessage], nonce: str, *, again: bool = False
+    ) -> list[AppendOutcome]:
+        """Store messages inside the caller's transaction; index used: the primary keys of message and reply.
+
+        Raises:
+            ConfigurationError: The store was made with another number of shards.
+        """
+        parameters = {"rows": self._dialect.rows([_row(m) for m in messages]), "nonce": nonce, "shards": self._shards}
+        keyed = [m for m in messages if m.keyed or again]
+        if not keyed:
+            if run(conn, self._insert, parameters) != len(messages):
+                self._refuse_other_shards(conn)
+            outcomes = dict.fromkeys((m.id for m in messages), AppendOutcome.STORED)
+        else:
+            outcomes = self._append_keyed(conn, messages, parameters)
+        for message in messages:
+            if message.capacity is not None and outcomes[message.id] is AppendOutcome.STORED:
+                self._check_capacity(conn, message, outcomes)
+        return [outcomes[m.id] for m in messages]
+
+    def _append_keyed(
+        self, conn: Connection, messages: Sequence[NewMessage], parameters: dict[str, Any]
+    ) -> dict[str, AppendOutcome]:
+        # Insert first, look afterwards, in a later statement: see "Identity and keys" in docs/explanation/protocol.md.
+        ids = self._dialect.values([m.id for m in messages])
+        for _ in range(_ATTEMPTS):
+            run(conn, self._insert, parameters)
+            run(conn, self._withdraw_finished, {"ids": ids})
+            found = {row[0]: row for row in fetch(conn, self._look, {"ids": ids, "nonce": parameters["nonce"]})}
+            if all(message.id in found for message in messages):
+                return {message.id: _outcome(message, found[message.id]) for message in messages}
+            self._refuse_other_shards(conn)
+        raise StoreUnavailable("a keyed send met its own message's end again and again; the store is misbehaving")
+
+    def _check_capacity(
+        self, conn: Connection, message: NewMessage, outcomes: dict[str, AppendOutcome]
+    ) -> None:
+        [(pending,)] = fetch(conn, self._count, _entity_parameters(message.address, message.shard, message.lock_key))
+        if pending > (message.capacity or pending):
+            outcomes[message.id] = AppendOutcome.FULL
+
+    def _refuse_other_shards(self, conn: Connection) -> None:
+        kept = fetch(conn, self._shards_kept)
+        if not kept or kept[0][0] != self._shards:
+            theirs = kept[0][0] if kept else "no"
+            raise ConfigurationError(
+                f"the store has {theirs} shards per group, entity_shards_per_group says {self._shards}"
+            )
+
+    def count(self, conn: Connection, address: Address, shard: ShardId, lock_key: int) -> int:
+        """How many messages wait for an entity; index used: message_ready and message_due."""
+        return int(fetch(conn, self._count, _entity_parameters(address, shard, lock_key))[0][0])
+
+    def pending_ids(self, conn: Connection, ids: Sequence[str]) -> set[str]:
+        return {row[0] for row in fetch(conn, self._pending_ids, {"ids": self._dialect.values(ids)})}
+
+    def pending(
+        self, conn: Connection, address: Address | None, shard: ShardId | None, lock_key: int, limit: int
+    ) -> list[PendingMessage]:
+        """Pending messages of an entity, of a shard or of all, oldest first."""
+        if address is not None and shard is not None:
+            rows = fetch(conn, self._show_entity, {**_entity_parameters(address, shard, lock_key), "limit": limit})
+        elif shard is not None:
+            of_shard = {"shard_group": shard.group, "shard": shard.number, "limit": limit}
+            rows = fetch(conn, self._show_shard, of_shard)
+        else:
+            rows = fetch(conn, self._show_all, {"limit": limit})
+        return [_pending(row) for row in rows]
+
+
+def _row(message: NewMessage) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "shard_group": message.shard.group,
+        "shard": message.shard.number,
+        "type": message.address.type,
+        "entity_id": message.address.id,
+        "lock_key": message.lock_key,
+        "operation": message.operation,
+        "args": message.args,
+        "fingerprint": message.fingerprint,
+        "sender": message.sender,
+        "reply_to": message.reply_to,
+        "deliver_at": message.deliver_at_epoch_s,
+        "delay_s": message.delay_s,
+        "expires_s": message.expires_s,
+    }
+
+
+def _outcome(message: NewMessage, found: Sequence[Any]) -> AppendOutcome:
+    _, fingerprint, ours, _pending = found
+    if fingerprint != message.fingerprint:
+        return AppendOutcome.CONFLICT
+    return AppendOutcome.STORED if ours else AppendOutcome.DUPLICATE
+
+
+def _entity_parameters(address: Address, shard: ShardId, lock_key: int) -> dict[str, Any]:
+    return {
+        "shard_group": shard.group,
+        "shard": shard.number,
+        "lock_key": lock_key,
+        "type": address.type,
+        "entity_id": address.id,
+    }
+
+
+def _pending(row: Sequence[Any]) -> PendingMessage:
+    failure = msgspec.json.decode(row[11], type=Failure) if row[11] else None
+    return PendingMessage(
+        row[0], Address(row[1], row[2]), row[3], row[4], ShardId(row[5], row[6]), row[7], row[8], row[9], row[10], failure
+    )

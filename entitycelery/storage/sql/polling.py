@@ -1,0 +1,27 @@
+"""Waiting by polling, where nothing can announce."""
+
+from __future__ import annotations
+
+import time
+
+
+class PollingWaiter:
+    """Pauses that grow from `first_s` to `longest_s`; announces nothing."""
+
+    channel: str | None = None
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._next_s = first_s
+        self._longest_s = longest_s
+
+    def fileno(self) -> int | None:
+        return None
+
+    def take(self) -> list[str]:
+        """Nothing is ever announced."""
+        return []
+
+    def wait(self, timeout_s: float) -> bool:
+        time.sleep(min(timeout_s, self._next_s))
+        self._next_s = min(self._longest_s, self._next_s * 1.5)
+        return False

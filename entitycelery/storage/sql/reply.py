@@ -1,0 +1,84 @@
+"""The table `reply`: the stored outcome of every message, kept for the retention time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy.engine import Connection
+
+from entitycelery.address import Address
+from entitycelery.message import Ended, Failure, Reply, Status
+from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.statement import fetch, run
+
+
+class Replies:
+    """Statements that write, read and purge replies."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        # No ON CONFLICT: a second answer to one message cannot commit.
+        self._write = dialect.sql(
+            "INSERT INTO {reply} (id, fingerprint, type, entity_id, operation, status, result, failure, finished_at) "
+            "SELECT m.id, m.fingerprint, m.type, m.entity_id, m.operation, r.status, {result}, {failure}, {now} "
+            "FROM {rows} JOIN {message} AS m ON m.id = r.id",
+            result=dialect.json("r.result"),
+            failure=dialect.json("r.failure"),
+            now=dialect.now,
+            rows=dialect.rowset("rows", id="text", status="text", result="text", failure="text"),
+        )
+        self._read = dialect.sql(
+            "SELECT id, type, entity_id, operation, status, {result}, {failure}, {finished} FROM {reply} WHERE {among}",
+            result=dialect.json_text("result"),
+            failure=dialect.json_text("failure"),
+            finished=dialect.to_epoch("finished_at"),
+            among=dialect.any_of("id", "ids"),
+        )
+        # Replies of dead letters are spared: retrying the letter needs its key.
+        self._purge = dialect.sql(
+            "DELETE FROM {reply} WHERE id IN (SELECT id FROM {reply} "
+            "WHERE finished_at < {limit_instant} AND status <> 'dead' ORDER BY finished_at LIMIT :limit)",
+            limit_instant=dialect.after("CAST(:age_s AS double precision)"),
+        )
+
+    def write(self, conn: Connection, turns: Sequence[Ended]) -> None:
+        """Insert the replies of pending messages; before the messages are deleted."""
+        rows = [
+            {
+                "id": turn.mail.id,
+                "status": turn.status.value,
+                "result": turn.result,
+                "failure": failure_json(turn.failure),
+            }
+            for turn in sorted(turns, key=lambda turn: turn.mail.id)
+        ]
+        run(conn, self._write, {"rows": self._dialect.rows(rows)})
+
+    def read(self, conn: Connection, ids: Sequence[str]) -> dict[str, Reply]:
+        """The replies that are there; by the primary key."""
+        return {row[0]: _reply(row) for row in fetch(conn, self._read, {"ids": self._dialect.values(ids)})}
+
+    def purge(self, conn: Connection, older_than_s: float, limit: int) -> int:
+        """Delete up to `limit` old replies, oldest first, by the index reply_finished."""
+        return run(conn, self._purge, {"age_s": -older_than_s, "limit": limit})
+
+
+def failure_json(failure: Failure | None) -> str | None:
+    """A failure as it is stored. PostgreSQL's jsonb takes no NUL, which a traceback might quote."""
+    if failure is None:
+        return None
+    return msgspec.json.encode(failure).replace(b"\\u0000", b"\\ufffd").decode()
+
+
+def _reply(row: Sequence[object]) -> Reply:
+    message_id, type_name, entity_id, operation, status, result, failure, finished = row
+    return Reply(
+        id=str(message_id),
+        address=Address(str(type_name), str(entity_id)),
+        operation=str(operation),
+        status=Status(str(status)),
+        result=None if result is None else str(result),
+        failure=None if failure is None else msgspec.json.decode(str(failure), type=Failure),
+        finished_at_epoch_s=float(finished),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,289 @@
+"""One drain's database session: claims, the note of what runs, commits.
+
+Owns one connection from claim to release. Everything that touches it holds a mutex, because the watch over long
+turns gives entities back from another thread while user code runs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from entitycelery.address import Address, ShardId
+from entitycelery.exceptions import ConfigurationError
+from entitycelery.message import EntityCommit, Mail, Mailbox
+from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sql.commit import Commits, Refused
+from entitycelery.storage.sql.dialects.base import Dialect, Locks
+from entitycelery.storage.sql.mailbox import Candidates, InFlight, Mailboxes
+from entitycelery.storage.sql.state import NEVER_STORED, States
+from entitycelery.storage.sql.statement import is_contention, rollback, run, store_errors, transaction
+
+_LARGEST_PAGE = 10_000
+
+
+class SqlDrainSession:
+    """The DrainSession of the SQL store: see the port for what each method promises."""
+
+    def __init__(
+        self,
+        conn: Connection,
+        engine: Engine,
+        dialect: Dialect,
+        locks: Locks,
+        shard: ShardId,
+        mailboxes: Mailboxes,
+        states: States,
+        in_flight: InFlight,
+        commits: Commits,
+    ) -> None:
+        self._conn = conn
+        self._engine = engine
+        self._dialect = dialect
+        self._locks = locks
+        self._shard = shard
+        self._mailboxes = mailboxes
+        self._states = states
+        self._in_flight = in_flight
+        self._commits = commits
+        self._mutex = threading.RLock()
+        self._token = os.urandom(8).hex()
+        self._noted = False
+        self._turn_conn: Connection | None = None
+
+    # Attention
+
+    def attend(self) -> None:
+        with self._use("attending a shard") as conn:
+            self._locks.attend(conn, self._token, self._shard)
+
+    def forsake(self) -> None:
+        with self._use("forsaking a shard") as conn:
+            self._locks.forsake(conn, self._token, self._shard)
+
+    # Claims
+
+    def claim(self, limit: int) -> list[Mailbox]:
+        with self._use("claiming mail") as conn:
+            while True:
+                with self._dialect.claim_scope(conn):
+                    mailboxes, raced = self._claim(conn, limit)
+                if mailboxes or not raced:
+                    return mailboxes
+
+    def _claim(self, conn: Connection, limit: int) -> tuple[list[Mailbox], bool]:
+        keys, last_seq = self._lock_candidates(conn, limit)
+        if not keys:
+            return [], False
+        # Read in a second statement: the first one's snapshot is older than the locks.
+        read = self._mailboxes.read(conn, self._shard, keys, last_seq, limit)
+        mail, solo = self._runnable(conn, read)
+        wanted = {key for key, _ in mail}
+        self._locks.release(conn, self._token, keys - wanted)
+        if not mail:
+            return [], not solo
+        stored = self._states.read(conn, {m.address for _, m in mail})
+        fence = self._dialect.next_fence(conn)
+        self._in_flight.note(conn, self._token, self._shard, [m.id for _, m in mail])
+        self._noted = True
+        return _mailboxes(mail, stored, fence), False
+
+    def _lock_candidates(self, conn: Connection, limit: int) -> tuple[set[int], int]:
+        # Entities, not messages: what is busy elsewhere is read past, so that it does not hide the rest.
+        claimed: set[int] = set()
+        refused: set[int] = set()
+        seen, after_seq, page = 0, 0, limit
+        while True:
+            found: Candidates = self._mailboxes.candidates(conn, self._shard, after_seq, page)
+            new = found.keys.keys() - claimed - refused
+            if new:
+                granted = self._locks.claim(conn, self._token, new)
+                claimed |= granted
+                refused |= new - granted
+            seen += sum(count for key, count in found.keys.items() if key in claimed)
+            if found.complete or seen * 2 >= limit:
+                return claimed, found.last_seq
+            after_seq, page = found.last_seq, min(page * 4, _LARGEST_PAGE)
+
+    def _runnable(self, conn: Connection, read: list[tuple[int, Mail]]) -> tuple[list[tuple[int, Mail]], bool]:
+        """What to run now; a message that was running when its process died runs alone, its crash counted first."""
+        suspects = self._in_flight.suspects(conn, self._token, self._shard, [m.id for _, m in read]) if read else set()
+        if suspects:
+            self._count_crash(conn, suspects)
+            return [], False
+        held: set[Address] = set()
+        clean: list[tuple[int, Mail]] = []
+        for key, mail in read:
+            if mail.address in held:
+                continue
+            if mail.crashes:
+                if all(mail.address != m.address for _, m in clean):
+                    return [(key, mail)], True
+                held.add(mail.address)
+                continue
+            clean.append((key, mail))
+        return clean, False
+
+    def _count_crash(self, conn: Connection, suspects: set[str]) -> None:
+        if self._in_transaction(conn):
+            self._in_flight.count_crash(conn, self._token, self._shard, suspects)
+            return
+        with transaction(conn, self._dialect.begin):
+            self._in_flight.count_crash(conn, self._token, self._shard, suspects)
+
+    def _in_transaction(self, conn: Connection) -> bool:
+        driver: Any = conn.connection.driver_connection
+        return bool(getattr(driver, "in_transaction", False))
+
+    def release(self, mailboxes: Collection[Mailbox]) -> None:
+        with self._use("releasing claims") as conn:
+            self._locks.release(conn, self._token, {m.lock_key for m in mailboxes})
+
+    def keep_only(self, running: Collection[str], released: Collection[Mailbox]) -> None:
+        with self._use("giving entities back") as conn:
+            # The note first: a message that is given back must not look as if it were running here.
+            if running:
+                self._in_flight.note(conn, self._token, self._shard, running)
+            else:
+                self._in_flight.clear(conn, self._token)
+            self._locks.release(conn, self._token, {m.lock_key for m in released})
+
+    # Commits
+
+    def commit(self, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
+        with self._use("committing turns") as conn:
+            for _ in range(2):
+                try:
+                    return self._commit(conn, commits, last=last)
+                except DBAPIError as exc:
+                    if not is_contention(exc):
+                        raise
+            return self._commit_one_by_one(conn, commits, last=last)
+
+    def _commit(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
+        try:
+            with transaction(conn, self._dialect.begin):
+                result = self._commits.write(conn, commits)
+                if last and self._noted:
+                    self._in_flight.clear(conn, self._token)
+        except Refused as exc:
+            return CommitResult(lost=frozenset(), refused=exc.outcomes)
+        self._noted = self._noted and not last
+        return result
+
+    def _commit_one_by_one(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
+        lost: set[Address] = set()
+        for commit in commits:
+            try:
+                result = self._commit(conn, [commit], last=False)
+            except DBAPIError as exc:
+                if not is_contention(exc):
+                    raise
+                lost.add(commit.address)
+                continue
+            if result.refused:
+                return result
+            lost |= result.lost
+        if last and self._noted:
+            self._in_flight.clear(conn, self._token)
+            self._noted = False
+        return CommitResult(lost=frozenset(lost), refused={})
+
+    # A turn with a transaction of its own
+
+    def open_turn(self, mailbox: Mailbox, mail: Mail) -> Any:
+        # On a second connection: the claims' own session stays free for the watch over long turns.
+        with store_errors("opening a turn's transaction"):
+            conn = self._engine.connect()
+            try:
+                conn.exec_driver_sql(self._dialect.begin)
+                alive = self._commits.still_pending(conn, mail)
+                version = self._states.read(conn, [mailbox.address]).get(mailbox.address, NEVER_STORED).version
+                if not alive or version != mailbox.stored.version:
+                    rollback(conn)
+                    conn.close()
+                    return None
+            except BaseException:
+                conn.close()
+                raise
+        event.listen(conn, "commit", _refuse_commit)
+        event.listen(conn, "rollback", _refuse_rollback)
+        self._turn_conn = conn
+        return conn
+
+    def commit_turn(self, commit: EntityCommit) -> CommitResult:
+        conn = self._turn_conn
+        assert conn is not None
+        with store_errors("committing a turn's transaction"):
+            try:
+                self._commits.check_constraints(conn)
+                result = self._commits.write(conn, [commit])
+            except Refused as exc:
+                self.rollback_turn()
+                return CommitResult(lost=frozenset(), refused=exc.outcomes)
+            if result.lost:
+                self.rollback_turn()
+                return result
+            run(conn, "COMMIT")
+        self._close_turn()
+        return result
+
+    def rollback_turn(self) -> None:
+        if self._turn_conn is not None:
+            rollback(self._turn_conn)
+            self._close_turn()
+
+    def _close_turn(self) -> None:
+        conn, self._turn_conn = self._turn_conn, None
+        if conn is not None:
+            event.remove(conn, "commit", _refuse_commit)
+            event.remove(conn, "rollback", _refuse_rollback)
+            conn.close()
+
+    def announce(self, replies: Sequence[tuple[str, str]]) -> None:
+        with self._use("announcing replies") as conn:
+            self._dialect.announce(conn, replies)
+
+    def end(self) -> None:
+        """Release everything; a session that cannot is closed, which releases it too."""
+        self.rollback_turn()
+        with self._mutex, self._dialect.guard:
+            try:
+                if not self._conn.invalidated:
+                    if self._noted:
+                        self._in_flight.clear(self._conn, self._token)
+                    self._locks.release_all(self._conn, self._token)
+            except DBAPIError:
+                self._conn.invalidate()
+
+    @contextmanager
+    def _use(self, doing: str) -> Iterator[Connection]:
+        with store_errors(doing), self._mutex, self._dialect.guard:
+            yield self._conn
+
+
+def _mailboxes(mail: Sequence[tuple[int, Mail]], stored: dict[Address, Any], fence: int) -> list[Mailbox]:
+    by_address: dict[Address, list[Mail]] = {}
+    keys: dict[Address, int] = {}
+    for key, message in mail:
+        by_address.setdefault(message.address, []).append(message)
+        keys[message.address] = key
+    return [
+        Mailbox(address, keys[address], stored.get(address, NEVER_STORED), fence, tuple(messages))
+        for address, messages in by_address.items()
+    ]
+
+
+def _refuse_commit(_conn: Connection) -> None:
+    raise ConfigurationError("self.turn.connection is committed with the turn: do not commit it")
+
+
+def _refuse_rollback(_conn: Connection) -> None:
+    raise ConfigurationError("self.turn.connection is rolled back when the handler raises: raise instead")

@@ -1,0 +1,76 @@
+"""The table `state`: one row an entity, its version checked by every commit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy.engine import Connection
+
+from entitycelery.address import Address
+from entitycelery.message import EntityCommit, StoredState
+from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.statement import fetch
+
+NEVER_STORED = StoredState(version=0, state_version=0, state=None)
+
+
+class States:
+    """Statements that read and write states; all rely on the primary key (type, entity_id)."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        text = dialect.json_text("s.state")
+        self._of = dialect.sql(
+            "SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {rows} "
+            "JOIN {state} AS s ON s.type = r.type AND s.entity_id = r.entity_id",
+            text=text,
+            rows=dialect.rowset("rows", type="text", entity_id="text"),
+        )
+        self._list = dialect.sql(
+            "SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {state} AS s "
+            "WHERE s.state IS NOT NULL AND (s.type, s.entity_id) > (:after_type, :after_id) "
+            "AND (CAST(:type AS text) IS NULL OR s.type = :type) ORDER BY s.type, s.entity_id LIMIT :limit",
+            text=text,
+        )
+        # Unsorted writes of overlapping drains deadlock; sorted ones do not. The rows that come back have won.
+        self._write = dialect.sql(
+            "INSERT INTO {state} (type, entity_id, version, state_version, state, updated_at) "
+            "SELECT r.type, r.entity_id, r.version + 1, r.state_version, {body}, {now} FROM {rows} "
+            "WHERE true ORDER BY r.type, r.entity_id "
+            "ON CONFLICT (type, entity_id) DO UPDATE SET version = excluded.version, "
+            "state_version = excluded.state_version, state = excluded.state, updated_at = excluded.updated_at "
+            "WHERE {table}.version = excluded.version - 1 RETURNING type, entity_id",
+            body=dialect.json("r.state"),
+            now=dialect.now,
+            table="state",
+            rows=dialect.rowset(
+                "rows", type="text", entity_id="text", version="int", state_version="int", state="text"
+            ),
+        )
+
+    def read(self, conn: Connection, addresses: Collection[Address]) -> dict[Address, StoredState]:
+        """The committed states of those entities that have a row."""
+        rows = self._dialect.rows([{"type": a.type, "entity_id": a.id} for a in addresses])
+        return {Address(row[0], row[1]): StoredState(*row[2:]) for row in fetch(conn, self._of, {"rows": rows})}
+
+    def list(
+        self, conn: Connection, type_name: str | None, after: Address | None, limit: int
+    ) -> list[tuple[Address, StoredState]]:
+        """Live entities in order of address, from after `after`."""
+        start = after or Address(type_name or "", "")
+        parameters = {"type": type_name, "after_type": start.type, "after_id": start.id, "limit": limit}
+        return [(Address(row[0], row[1]), StoredState(*row[2:])) for row in fetch(conn, self._list, parameters)]
+
+    def write(self, conn: Connection, commits: Sequence[EntityCommit]) -> set[Address]:
+        """Write states whose version is as it was read; return the winners."""
+        rows = [
+            {
+                "type": c.address.type,
+                "entity_id": c.address.id,
+                "version": c.version,
+                "state_version": c.state_version,
+                "state": c.state,
+            }
+            for c in commits
+        ]
+        return {Address(*row) for row in fetch(conn, self._write, {"rows": self._dialect.rows(rows)})}

@@ -1,0 +1,261 @@
+"""The SQL store: composes the nouns over one dialect and hands out connections.
+
+Knows about processes: engines are made anew after a fork, without touching the parent's sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from entitycelery.address import Address, ShardId, lock_key
+from entitycelery.exceptions import ConfigurationError
+from entitycelery.message import AppendOutcome, EntityCommit, Mail, NewMessage, PendingMessage, Reply, StoredState
+from entitycelery.storage.port import MailboxStatus, ReplyWaiter, ShardMail
+from entitycelery.storage.sql.commit import Commits
+from entitycelery.storage.sql.dialects.base import Dialect, Role
+from entitycelery.storage.sql.dialects.postgresql import PostgreSQL
+from entitycelery.storage.sql.dialects.sqlite import SQLite
+from entitycelery.storage.sql.mailbox import InFlight, Mailboxes
+from entitycelery.storage.sql.message import Messages
+from entitycelery.storage.sql.migration import Schema
+from entitycelery.storage.sql.polling import PollingWaiter
+from entitycelery.storage.sql.reply import Replies
+from entitycelery.storage.sql.session import SqlDrainSession
+from entitycelery.storage.sql.state import NEVER_STORED, States
+from entitycelery.storage.sql.statement import rollback, store_errors, transaction
+from entitycelery.storage.sql.url import shown
+
+DIALECTS: dict[str, type[PostgreSQL] | type[SQLite]] = {
+    "postgresql+psycopg2": PostgreSQL,
+    "sqlite+pysqlite": SQLite,
+}
+
+_REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
+
+
+class SqlStore:
+    """The Store of one cluster on PostgreSQL or SQLite: see the port for what each method promises."""
+
+    def __init__(
+        self, url: URL, *, cluster: str, shards_per_group: int, connections: int, timeout_s: float
+    ) -> None:
+        self.url = url
+        self.cluster = cluster
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self.dialect: Dialect = DIALECTS[url.drivername](url, cluster)
+        self._messages = Messages(self.dialect, shards_per_group)
+        self._mailboxes = Mailboxes(self.dialect)
+        self._in_flight = InFlight(self.dialect)
+        self._states = States(self.dialect)
+        self._replies = Replies(self.dialect)
+        self._commits = Commits(self.dialect, self._messages, self._states, self._replies)
+        self._schema = Schema(self.dialect, shards_per_group)
+        self._engines: dict[Role, Engine] = {}
+        self._mutex = threading.Lock()
+        self._pid = os.getpid()
+        self._locks = self.dialect.locks(self._engine("client"))
+
+    def __repr__(self) -> str:
+        return f"<SqlStore {shown(self.url)} cluster {self.cluster}>"
+
+    # Senders
+
+    def append(
+        self, messages: Sequence[NewMessage], *, nonce: str, again: bool = False, connection: Any = None
+    ) -> list[AppendOutcome]:
+        if connection is not None:
+            return self._append_for_caller(_sqlalchemy_connection(connection), messages, nonce)
+        with self._connection("storing messages") as conn:
+            if len(messages) == 1 and not (again or messages[0].keyed or messages[0].capacity is not None):
+                return self._messages.append(conn, messages, nonce)
+            with _all_or_nothing(conn, self.dialect.begin) as undo:
+                outcomes = self._messages.append(conn, messages, nonce, again=again)
+                if any(outcome in _REFUSALS for outcome in outcomes):
+                    undo()
+            return outcomes
+
+    def _append_for_caller(self, conn: Connection, messages: Sequence[NewMessage], nonce: str) -> list[AppendOutcome]:
+        with store_errors("storing messages on the caller's connection"):
+            self.dialect.check_caller(conn, keyed=any(m.keyed for m in messages))
+            with conn.begin_nested() as savepoint:
+                outcomes = self._messages.append(conn, messages, nonce)
+                if any(outcome in _REFUSALS for outcome in outcomes):
+                    savepoint.rollback()
+                    return outcomes
+            self.dialect.after_caller_commit(conn, sorted({m.shard for m in messages}))
+        return outcomes
+
+    def attended(self, shards: Sequence[ShardId]) -> set[ShardId]:
+        with self._connection("asking for attention") as conn:
+            return self._locks.attended(conn, shards)
+
+    # Replies
+
+    def replies(self, ids: Sequence[str]) -> dict[str, Reply]:
+        with self._connection("reading replies") as conn:
+            return self._replies.read(conn, ids)
+
+    def pending_ids(self, ids: Sequence[str]) -> set[str]:
+        with self._connection("looking for messages") as conn:
+            return self._messages.pending_ids(conn, ids)
+
+    @contextmanager
+    def waiter(self) -> Iterator[ReplyWaiter]:
+        with store_errors("waiting for a reply"):
+            try:
+                waiter = self.dialect.waiter(lambda: self._engine("listen"))
+                with waiter as listening:
+                    yield listening
+                return
+            except PoolTimeout:
+                pass
+        # Every listening connection is in use: look now and then instead.
+        yield PollingWaiter(0.005, 0.5)
+
+    def purge_replies(self, older_than_s: float, limit: int) -> int:
+        with self._connection("purging replies") as conn:
+            self._in_flight.purge(conn, max(older_than_s, 86_400.0))
+            return self._replies.purge(conn, older_than_s, limit)
+
+    # Reading
+
+    def state(self, address: Address) -> StoredState:
+        with self._connection("reading a state") as conn:
+            return self._states.read(conn, [address]).get(address, NEVER_STORED)
+
+    def states(self, type_name: str | None, after: Address | None, limit: int) -> list[tuple[Address, StoredState]]:
+        with self._connection("reading states") as conn:
+            return self._states.list(conn, type_name, after, limit)
+
+    def mailbox_status(self, address: Address, shard: ShardId) -> MailboxStatus:
+        key = lock_key(self.cluster, address)
+        with self._connection("reading a mailbox") as conn:
+            return MailboxStatus(
+                self._messages.count(conn, address, shard, key), self._locks.is_claimed(conn, key)
+            )
+
+    def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
+        key = lock_key(self.cluster, address) if address else 0
+        with self._connection("reading messages") as conn:
+            return self._messages.pending(conn, address, shard, key, limit)
+
+    # Drains and duties
+
+    @contextmanager
+    def drain_session(self, shard: ShardId) -> Iterator[SqlDrainSession]:
+        engine = self._engine("drain")
+        with store_errors("connecting a drain"):
+            conn = engine.connect()
+        with conn:
+            session = SqlDrainSession(
+                conn,
+                engine,
+                self.dialect,
+                self._locks,
+                shard,
+                self._mailboxes,
+                self._states,
+                self._in_flight,
+                self._commits,
+            )
+            try:
+                yield session
+            finally:
+                session.end()
+
+    def waiting_shards(self, groups: Sequence[str], shards_per_group: int) -> list[ShardMail]:
+        shards = [ShardId(group, number) for group in groups for number in range(shards_per_group)]
+        with self._connection("looking for waiting mail") as conn:
+            return self._mailboxes.waiting(conn, shards)
+
+    def fail_attempt(self, mail: Mail, ended: EntityCommit) -> bool:
+        with self._connection("failing an attempt") as conn, transaction(conn, self.dialect.begin):
+            return not self._commits.write(conn, [ended]).lost
+
+    # Schema
+
+    def upgrade(self) -> list[str]:
+        """Create or upgrade the schema; the names of the migrations that were applied."""
+        with self._connection("upgrading the schema") as conn:
+            return self._schema.upgrade(conn)
+
+    def verify(self) -> None:
+        """Check that the schema is the one this release needs.
+
+        Raises:
+            SchemaMissing: It is not; the message gives the command.
+            ConfigurationError: The store belongs to another cluster or has other shards.
+        """
+        with self._connection("checking the schema") as conn:
+            self._schema.verify(conn)
+
+    def migrations(self) -> list[tuple[str, bool]]:
+        """The name of every migration and whether it is applied."""
+        with self._connection("reading the schema") as conn:
+            return [(migration.name, applied) for migration, applied in self._schema.current(conn)]
+
+    def schema_sql(self) -> str:
+        """The schema as one SQL script; needs no connection."""
+        return self._schema.sql()
+
+    def make_views(self, views: Collection[tuple[str, str, dict[str, str]]]) -> None:
+        """Make the SQL views of entity types: view name, type name, kinds of columns."""
+        with self._connection("making views") as conn:
+            self._schema.make_views(conn, views)
+
+    def close(self) -> None:
+        with self._mutex:
+            engines, self._engines = self._engines, {}
+        for engine in engines.values():
+            engine.dispose()
+
+    # Connections
+
+    @contextmanager
+    def _connection(self, doing: str) -> Iterator[Connection]:
+        with store_errors(doing), self.dialect.guard, self._engine("client").connect() as conn:
+            yield conn
+
+    def _engine(self, role: Role) -> Engine:
+        with self._mutex:
+            if self._pid != os.getpid():
+                # The parent's sockets are not ours: forget them without saying goodbye on them.
+                for engine in self._engines.values():
+                    engine.dispose(close=False)
+                self._engines.clear()
+                self._pid = os.getpid()
+            shared: Role = "client" if self.dialect.guard_is_shared else role
+            if shared not in self._engines:
+                self._engines[shared] = self.dialect.engine(shared, self._connections, self._timeout_s)
+            return self._engines[shared]
+
+
+@contextmanager
+def _all_or_nothing(conn: Connection, begin: str) -> Iterator[Any]:
+    undone: list[bool] = []
+    conn.exec_driver_sql(begin)
+    try:
+        yield lambda: undone.append(True)
+    except BaseException:
+        rollback(conn)
+        raise
+    conn.exec_driver_sql("ROLLBACK" if undone else "COMMIT")
+
+
+def _sqlalchemy_connection(given: Any) -> Connection:
+    if isinstance(given, Session):
+        return given.connection()
+    if isinstance(given, Connection):
+        return given
+    raise ConfigurationError(
+        f"options(connection=...) takes a SQLAlchemy Connection or Session, got {type(given).__module__}.{type(given).__name__}"
+    )

@@ -1,0 +1,1 @@
+"""Ways to wake a worker: a broker, or a folder where there is no broker."""
