@@ -11,7 +11,7 @@ sets
 `CELERY_BROKER_URL` or `-b` may name another folder. The files are described in spool.
 
 A message appears whole, by rename, and belongs to the one consumer whose unlink succeeds: nothing is torn,
-nothing comes twice. What a killed process had taken is lost. Needs a local filesystem with case.
+nothing comes twice. What a killed process had taken is lost. Needs a local, case-sensitive filesystem.
 """
 
 from __future__ import annotations
