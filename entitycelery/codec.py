@@ -21,7 +21,14 @@ _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PATH = re.compile(r" - at `\$(?:\.(\w+))?([^`]*)`$")
 
-ENCODING_ERRORS = (TypeError, ValueError, OverflowError, UnicodeEncodeError, RecursionError, msgspec.MsgspecError)
+ENCODING_ERRORS = (
+    TypeError,
+    ValueError,
+    OverflowError,
+    UnicodeEncodeError,
+    RecursionError,
+    msgspec.MsgspecError,
+)
 
 
 def to_json(value: object, what: str) -> bytes:

@@ -301,9 +301,7 @@ class _HandlerDecorator(Protocol):
 
 
 @overload
-def handler(
-    fn: Callable[Concatenate[E, P], Coroutine[Any, Any, R]], /
-) -> Handler[E, P, R, Coroutine[Any, Any, R]]: ...
+def handler(fn: Callable[Concatenate[E, P], Coroutine[Any, Any, R]], /) -> Handler[E, P, R, Coroutine[Any, Any, R]]: ...
 @overload
 def handler(fn: Callable[Concatenate[E, P], R], /) -> Handler[E, P, R, R]: ...
 @overload
@@ -377,7 +375,7 @@ class Query(Generic[E, P, R]):
     def __get__(self, instance: E | None, owner: type[E]) -> Any:
         if instance is None:
             return self
-        return self.function.__get__(instance, owner)  # type: ignore[attr-defined]
+        return self.function.__get__(instance, owner)
 
 
 def query(fn: Callable[Concatenate[E, P], R]) -> Query[E, P, R]:

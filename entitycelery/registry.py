@@ -26,7 +26,7 @@ class Registry:
             ConfigurationError: One of its names belongs to another class; both modules are named.
         """
         for name in (kind.name, *kind.aliases):
-            known = self._types.get(name) or (self._base and self._base._types.get(name))
+            known = self._types.get(name) or (self._base._types.get(name) if self._base is not None else None)
             if known and not _same_class(known.cls, kind.cls):
                 raise ConfigurationError(
                     f"two entity types are named {name!r}: {known.cls.__qualname__} in {known.module} "
@@ -53,7 +53,7 @@ class Registry:
     def __iter__(self) -> Iterator[EntityType]:
         seen: dict[str, EntityType] = {}
         for registry in (self._base, self):
-            for kind in registry._types.values() if registry else ():
+            for kind in registry._types.values() if registry is not None else ():
                 seen[kind.name] = kind
         return iter(seen[name] for name in sorted(seen))
 
@@ -67,8 +67,8 @@ shared_registry = Registry()
 
 
 def register_with(
-    registry: Registry, cls: type[T], on_registered: Callable[[EntityType], None], options: dict[str, Any]
-) -> type[T]:
+    registry: Registry, cls: Any, on_registered: Callable[[EntityType], None], options: dict[str, Any]
+) -> Any:
     """Build the type of `cls` and add it to `registry`."""
     if not (isinstance(cls, type) and issubclass(cls, Entity)):
         raise ConfigurationError(f"an entity class derives from Entity, {cls!r} does not")

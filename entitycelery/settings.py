@@ -75,10 +75,22 @@ class Settings:
             )
 
 
-_POSITIVE = (
-    "ask_timeout_s shards_per_group mailbox_capacity batch_size batch_budget_s drain_budget_s refresh_interval_s "
-    "due_interval_s send_timeout_s reply_retention_s async_concurrency turn_timeout_s max_crashes connections"
-).split()
+_POSITIVE = [
+    "ask_timeout_s",
+    "shards_per_group",
+    "mailbox_capacity",
+    "batch_size",
+    "batch_budget_s",
+    "drain_budget_s",
+    "refresh_interval_s",
+    "due_interval_s",
+    "send_timeout_s",
+    "reply_retention_s",
+    "async_concurrency",
+    "turn_timeout_s",
+    "max_crashes",
+    "connections",
+]
 
 
 def _flag(text: str) -> bool:

@@ -7,6 +7,7 @@ decoding. Fields that the stored state has and the class does not are kept as th
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar, get_origin, get_type_hints
 
@@ -50,7 +51,7 @@ def fields_of(cls: type) -> dict[str, Field]:
     """The state fields that a class and its bases declare, in order; ClassVar and _private names are none."""
     fields: dict[str, Field] = {}
     for base in reversed(cls.__mro__):
-        for name, annotation in base.__dict__.get("__annotations__", {}).items():
+        for name, annotation in inspect.get_annotations(base).items():
             if name.startswith("_") or _is_class_var(annotation):
                 continue
             fields[name] = _field(name, base.__dict__.get(name, msgspec.UNSET))
@@ -145,7 +146,7 @@ class StateModel:
         return codec.merged(data, values["_extra_fields"])
 
     def _instance(self, struct: msgspec.Struct, extra: dict[str, msgspec.Raw]) -> Any:
-        entity = object.__new__(self.cls)
+        entity: Any = object.__new__(self.cls)
         entity.__dict__.update(msgspec.structs.asdict(struct), _extra_fields=extra)
         return entity
 
@@ -155,7 +156,7 @@ class StateModel:
             step = self._upgrades.get(version)
             if step is None:
                 raise StateConflict(
-                    f"a state of {self.type_name} has version {version} and there is no @upgrade(from_version={version})"
+                    f"a state of {self.type_name} has version {version}: there is no @upgrade(from_version={version})"
                 )
             try:
                 value = step(value)

@@ -33,11 +33,10 @@ class MailboxStatus(msgspec.Struct, frozen=True):
 
 
 class ShardMail(msgspec.Struct, frozen=True):
-    """The oldest runnable mail of a shard: seconds that it has been waiting, and whether it was delayed mail."""
+    """A shard with runnable mail, and how many seconds its oldest has waited."""
 
     shard: ShardId
     waiting_s: float
-    delayed: bool
 
 
 class CommitResult(msgspec.Struct, frozen=True):
@@ -54,6 +53,12 @@ class ReplyWaiter(Protocol):
     """Tells when a reply may be there. `channel` is what a message's `reply_to` must say for it to know."""
 
     channel: str | None
+
+    def fileno(self) -> int | None:
+        """What becomes readable when something is announced, if anything does."""
+
+    def take(self) -> list[str]:
+        """The ids announced since the last look."""
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something was announced on the channel, at most `timeout_s`; whether it was."""
@@ -98,14 +103,14 @@ class Store(Protocol):
     def drain_session(self, shard: ShardId) -> AbstractContextManager[DrainSession]:
         """A session of one drain. On every way out its claims are released."""
 
-    def waiting_shards(self, groups: Sequence[str], shards_per_group: int) -> list[ShardMail]:
-        """Every shard that has runnable mail, with how long its oldest has waited."""
+    def waiting_shards(self, groups: Sequence[str], shards_per_group: int, *, delayed: bool) -> list[ShardMail]:
+        """Every shard that has runnable mail: ready mail, or delayed mail that has become due."""
+
+    def committed_shards(self) -> list[ShardId]:
+        """Shards for which mail was committed on callers' own connections since the last look."""
 
     def purge_replies(self, older_than_s: float, limit: int) -> int:
         """Delete up to `limit` replies that are too old; how many there were."""
-
-    def fail_attempt(self, mail: Mail, ended: EntityCommit) -> bool:
-        """Commit the end of one attempt for a turn that cannot do so itself; False if it was over already."""
 
     def close(self) -> None:
         """Give all connections back."""

@@ -179,9 +179,7 @@ class Channel(virtual.Channel):
         declared.expires_ms = (kwargs.get("arguments") or {}).get("x-expires")
         self._spool.declare(queue, declared)
 
-    def queue_delete(
-        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
-    ) -> None:
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any) -> None:
         if not (if_empty and self._size(queue)):
             self._delete(queue)
 
@@ -278,7 +276,5 @@ def _folder_of(url: str) -> str:
     parts = urlsplit(url or "")
     folder = unquote(parts.path)
     if parts.scheme != "folder" or parts.netloc or not os.path.isabs(folder) or folder == "/":
-        raise ConfigurationError(
-            f"broker_url must be folder:///absolute/path with this broker_transport, got {url!r}"
-        )
+        raise ConfigurationError(f"broker_url must be folder:///absolute/path with this broker_transport, got {url!r}")
     return folder.rstrip("/")

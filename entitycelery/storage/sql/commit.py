@@ -103,9 +103,7 @@ class Commits:
             return
         outcomes = self._messages.append(conn, outgoing, os.urandom(8).hex())
         refused = {
-            message.id: outcome
-            for message, outcome in zip(outgoing, outcomes, strict=True)
-            if outcome in _REFUSALS
+            message.id: outcome for message, outcome in zip(outgoing, outcomes, strict=True) if outcome in _REFUSALS
         }
         if refused:
             raise Refused(refused)

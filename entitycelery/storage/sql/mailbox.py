@@ -66,19 +66,17 @@ class Mailboxes:
             f"SELECT {columns} {of_claimed} AND m.due_at <= {{now}} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit",
             **fragments,
         )
-        self._waiting = dialect.sql(self._waiting_template(), shards=dialect.rowset("rows", g="text", n="int"))
+        shards = dialect.rowset("rows", g="text", n="int")
+        self._waiting_ready = dialect.sql(self._waiting("sent_at", "due_at IS NULL", "seq"), shards=shards)
+        due_now = f"due_at <= {dialect.now}"
+        self._waiting_due = dialect.sql(self._waiting("due_at", due_now, "due_at"), shards=shards)
 
-    def _waiting_template(self) -> str:
-        # One probe of each index per shard; mail behind a blocking message does not count as waiting.
-        waited = f"{self._dialect.to_epoch(self._dialect.now)} - "
-        sent, due = self._dialect.to_epoch("m.sent_at"), self._dialect.to_epoch("m.due_at")
-        of_shard = "m.shard_group = r.g AND m.shard = r.n"
+    def _waiting(self, since: str, kind: str, order: str) -> str:
+        # One probe of one index per shard; mail behind a blocking message does not count as waiting.
+        waited_s = f"{self._dialect.to_epoch(self._dialect.now)} - {self._dialect.to_epoch(f'm.{since}')}"
         return (
-            "SELECT r.g, r.n, "
-            f"(SELECT {waited}{sent} FROM {{message}} AS m WHERE {of_shard} AND m.due_at IS NULL AND {_RUNNABLE} "
-            "ORDER BY m.seq LIMIT 1), "
-            f"(SELECT {waited}{due} FROM {{message}} AS m WHERE {of_shard} AND m.due_at <= {self._dialect.now} "
-            f"AND {_RUNNABLE} ORDER BY m.due_at LIMIT 1) "
+            f"SELECT r.g, r.n, (SELECT {waited_s} FROM {{message}} AS m "
+            f"WHERE m.shard_group = r.g AND m.shard = r.n AND m.{kind} AND {_RUNNABLE} ORDER BY m.{order} LIMIT 1) "
             "FROM {shards}"
         )
 
@@ -109,15 +107,14 @@ class Mailboxes:
         rows.sort(key=lambda row: row[2])
         return [(row[12], _mail(row)) for row in rows]
 
-    def waiting(self, conn: Connection, shards: Sequence[ShardId]) -> list[ShardMail]:
-        """Shards with runnable mail and how long its oldest has waited."""
+    def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
+        """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
+        statement = self._waiting_due if delayed else self._waiting_ready
         rows = self._dialect.rows([{"g": shard.group, "n": shard.number} for shard in shards])
-        found = []
-        for group, number, ready_s, due_s in fetch(conn, self._waiting, {"rows": rows}):
-            if ready_s is not None or due_s is not None:
-                delayed = ready_s is None or (due_s is not None and due_s > ready_s)
-                found.append(ShardMail(ShardId(group, number), max(ready_s or 0.0, due_s or 0.0), delayed))
-        return found
+        found = fetch(conn, statement, {"rows": rows})
+        return [
+            ShardMail(ShardId(group, number), waited_s) for group, number, waited_s in found if waited_s is not None
+        ]
 
 
 class InFlight:
@@ -136,7 +133,8 @@ class InFlight:
         self._others_locked = dialect.sql(f"SELECT token, message_ids {others} ORDER BY token {dialect.for_update}")
         self._replace = dialect.sql("UPDATE {in_flight} SET message_ids = :message_ids WHERE token = :token")
         self._count = dialect.sql(
-            "UPDATE {message} SET crashes = crashes + 1, rev = rev + 1 WHERE {among}", among=dialect.any_of("id", "ids")
+            "UPDATE {message} SET crashes = crashes + 1, rev = rev + 1 WHERE {among}",
+            among=dialect.any_of("id", "ids"),
         )
         self._lock = dialect.sql(
             f"SELECT id FROM {{message}} WHERE {{among}} ORDER BY id {dialect.for_update}",
@@ -186,4 +184,6 @@ def _of(shard: ShardId, token: str) -> dict[str, object]:
 
 def _mail(row: Sequence[Any]) -> Mail:
     address = Address(row[3], row[4])
-    return Mail(*row[:3], address, *row[5:11], bool(row[11]))
+    message_id, rev, seq = row[:3]
+    operation, args, attempt, crashes, sender, reply_to, expired = row[5:12]
+    return Mail(message_id, rev, seq, address, operation, args, attempt, crashes, sender, reply_to, bool(expired))

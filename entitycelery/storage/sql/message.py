@@ -81,7 +81,11 @@ class Messages:
         Raises:
             ConfigurationError: The store was made with another number of shards.
         """
-        parameters = {"rows": self._dialect.rows([_row(m) for m in messages]), "nonce": nonce, "shards": self._shards}
+        parameters = {
+            "rows": self._dialect.rows([_row(m) for m in messages]),
+            "nonce": nonce,
+            "shards": self._shards,
+        }
         keyed = [m for m in messages if m.keyed or again]
         if not keyed:
             if run(conn, self._insert, parameters) != len(messages):
@@ -108,9 +112,7 @@ class Messages:
             self._refuse_other_shards(conn)
         raise StoreUnavailable("a keyed send met its own message's end again and again; the store is misbehaving")
 
-    def _check_capacity(
-        self, conn: Connection, message: NewMessage, outcomes: dict[str, AppendOutcome]
-    ) -> None:
+    def _check_capacity(self, conn: Connection, message: NewMessage, outcomes: dict[str, AppendOutcome]) -> None:
         [(pending,)] = fetch(conn, self._count, _entity_parameters(message.address, message.shard, message.lock_key))
         if pending > (message.capacity or pending):
             outcomes[message.id] = AppendOutcome.FULL
@@ -183,5 +185,14 @@ def _entity_parameters(address: Address, shard: ShardId, lock_key: int) -> dict[
 def _pending(row: Sequence[Any]) -> PendingMessage:
     failure = msgspec.json.decode(row[11], type=Failure) if row[11] else None
     return PendingMessage(
-        row[0], Address(row[1], row[2]), row[3], row[4], ShardId(row[5], row[6]), row[7], row[8], row[9], row[10], failure
+        row[0],
+        Address(row[1], row[2]),
+        row[3],
+        row[4],
+        ShardId(row[5], row[6]),
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        failure,
     )

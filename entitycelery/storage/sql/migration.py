@@ -50,7 +50,8 @@ class Schema:
         self._create_record = dialect.sql(_CREATE_RECORD, instant=dialect.instant_type)
         self._applied = dialect.sql("SELECT number, checksum FROM {migration} ORDER BY number")
         self._record = dialect.sql(
-            f"INSERT INTO {{migration}} (number, name, checksum, applied_at) VALUES (:number, :name, :checksum, {dialect.now})"
+            "INSERT INTO {migration} (number, name, checksum, applied_at) "
+            f"VALUES (:number, :name, :checksum, {dialect.now})"
         )
         self._meta = dialect.sql("SELECT name, value FROM {meta}")
         self._keep = dialect.sql(
@@ -99,7 +100,9 @@ class Schema:
             raise SchemaMissing(f"the store has migration {max(unknown)}, which this release does not know: upgrade it")
         changed = [m.name for m in self._all if applied[m.number] != m.checksum]
         if changed:
-            raise SchemaMissing(f"migration {changed[0]} was applied to the store in another form than this release has")
+            raise SchemaMissing(
+                f"migration {changed[0]} was applied to the store in another form than this release has"
+            )
         self._check_meta(conn)
 
     def sql(self) -> str:

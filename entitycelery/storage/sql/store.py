@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from entitycelery.address import Address, ShardId, lock_key
 from entitycelery.exceptions import ConfigurationError
-from entitycelery.message import AppendOutcome, EntityCommit, Mail, NewMessage, PendingMessage, Reply, StoredState
+from entitycelery.message import AppendOutcome, NewMessage, PendingMessage, Reply, StoredState
 from entitycelery.storage.port import MailboxStatus, ReplyWaiter, ShardMail
 from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.dialects.base import Dialect, Role
@@ -30,7 +30,7 @@ from entitycelery.storage.sql.polling import PollingWaiter
 from entitycelery.storage.sql.reply import Replies
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.state import NEVER_STORED, States
-from entitycelery.storage.sql.statement import rollback, store_errors, transaction
+from entitycelery.storage.sql.statement import rollback, store_errors
 from entitycelery.storage.sql.url import shown
 
 DIALECTS: dict[str, type[PostgreSQL] | type[SQLite]] = {
@@ -44,9 +44,7 @@ _REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
 class SqlStore:
     """The Store of one cluster on PostgreSQL or SQLite: see the port for what each method promises."""
 
-    def __init__(
-        self, url: URL, *, cluster: str, shards_per_group: int, connections: int, timeout_s: float
-    ) -> None:
+    def __init__(self, url: URL, *, cluster: str, shards_per_group: int, connections: int, timeout_s: float) -> None:
         self.url = url
         self.cluster = cluster
         self._connections = connections
@@ -139,9 +137,7 @@ class SqlStore:
     def mailbox_status(self, address: Address, shard: ShardId) -> MailboxStatus:
         key = lock_key(self.cluster, address)
         with self._connection("reading a mailbox") as conn:
-            return MailboxStatus(
-                self._messages.count(conn, address, shard, key), self._locks.is_claimed(conn, key)
-            )
+            return MailboxStatus(self._messages.count(conn, address, shard, key), self._locks.is_claimed(conn, key))
 
     def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
         key = lock_key(self.cluster, address) if address else 0
@@ -172,14 +168,14 @@ class SqlStore:
             finally:
                 session.end()
 
-    def waiting_shards(self, groups: Sequence[str], shards_per_group: int) -> list[ShardMail]:
+    def waiting_shards(self, groups: Sequence[str], shards_per_group: int, *, delayed: bool) -> list[ShardMail]:
         shards = [ShardId(group, number) for group in groups for number in range(shards_per_group)]
         with self._connection("looking for waiting mail") as conn:
-            return self._mailboxes.waiting(conn, shards)
+            return self._mailboxes.waiting(conn, shards, delayed=delayed)
 
-    def fail_attempt(self, mail: Mail, ended: EntityCommit) -> bool:
-        with self._connection("failing an attempt") as conn, transaction(conn, self.dialect.begin):
-            return not self._commits.write(conn, [ended]).lost
+    def committed_shards(self) -> list[ShardId]:
+        with store_errors("listening for commits"):
+            return self.dialect.committed_shards(lambda: self._engine("listen"))
 
     # Schema
 
@@ -257,5 +253,6 @@ def _sqlalchemy_connection(given: Any) -> Connection:
     if isinstance(given, Connection):
         return given
     raise ConfigurationError(
-        f"options(connection=...) takes a SQLAlchemy Connection or Session, got {type(given).__module__}.{type(given).__name__}"
+        "options(connection=...) takes a SQLAlchemy Connection or Session, "
+        f"got {type(given).__module__}.{type(given).__name__}"
     )

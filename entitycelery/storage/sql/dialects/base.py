@@ -123,6 +123,10 @@ class Dialect(ABC):
         """Have the shards rung once the caller's transaction commits."""
 
     @abstractmethod
+    def committed_shards(self, engine: Callable[[], Engine]) -> list[ShardId]:
+        """The shards announced by `after_caller_commit` since the last call; listening begins with the first."""
+
+    @abstractmethod
     def migration_scope(self, conn: Connection) -> AbstractContextManager[Any]:
         """A transaction in which one migrator at a time works."""
 

@@ -47,8 +47,12 @@ class PostgreSQL(Dialect):
     def __init__(self, url: URL, cluster: str) -> None:
         super().__init__(url, cluster)
         self.schema = f"entity_{cluster}"
-        self.script_head = (f"CREATE SCHEMA IF NOT EXISTS {self.schema};", f"SET search_path TO {self.schema};")
+        self.script_head = (
+            f"CREATE SCHEMA IF NOT EXISTS {self.schema};",
+            f"SET search_path TO {self.schema};",
+        )
         self.ring_channel = f"entity_{cluster}_ring"
+        self._relay: Connection | None = None
         _cooperate_with_gevent()
 
     def table(self, name: str) -> str:
@@ -154,6 +158,20 @@ class PostgreSQL(Dialect):
         for shard in shards:
             run(conn, "SELECT pg_notify(%(c)s, %(s)s)", {"c": self.ring_channel, "s": str(shard)})
 
+    def committed_shards(self, engine: Callable[[], Engine]) -> list[ShardId]:
+        if self._relay is None or self._relay.invalidated or self._relay.closed:
+            self._relay = engine().connect()
+            run(self._relay, f"LISTEN {self.ring_channel}")
+        driver: Any = self._relay.connection.driver_connection
+        try:
+            driver.poll()
+        except psycopg2.Error as exc:
+            self._relay.invalidate()
+            raise StoreUnavailable(f"listening for commits: {exc}") from exc
+        rung = {_shard(notify.payload) for notify in driver.notifies}
+        driver.notifies.clear()
+        return sorted(rung)
+
     @contextmanager
     def migration_scope(self, conn: Connection) -> Iterator[Connection]:
         with transaction(conn, self.begin):
@@ -171,6 +189,11 @@ class PostgreSQL(Dialect):
             f"CREATE VIEW {self.table(name)} AS SELECT entity_id, version, updated_at{selected} "
             f"FROM {self.table('state')} WHERE type = '{literal}' AND state IS NOT NULL",
         ]
+
+
+def _shard(written: str) -> ShardId:
+    group, _, number = written.rpartition(".")
+    return ShardId(group, int(number))
 
 
 def _view_column(field: str, kind: str) -> str:
@@ -194,16 +217,24 @@ class AdvisoryLocks(Locks):
         return lock_space(self._cluster, f"attention {group}")
 
     def attend(self, conn: Connection, token: str, shard: ShardId) -> None:
-        run(conn, "SELECT pg_advisory_lock_shared(%(g)s, %(n)s)", {"g": self._space(shard.group), "n": shard.number})
+        run(
+            conn,
+            "SELECT pg_advisory_lock_shared(%(g)s, %(n)s)",
+            {"g": self._space(shard.group), "n": shard.number},
+        )
 
     def forsake(self, conn: Connection, token: str, shard: ShardId) -> None:
-        run(conn, "SELECT pg_advisory_unlock_shared(%(g)s, %(n)s)", {"g": self._space(shard.group), "n": shard.number})
+        run(
+            conn,
+            "SELECT pg_advisory_unlock_shared(%(g)s, %(n)s)",
+            {"g": self._space(shard.group), "n": shard.number},
+        )
 
     def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
         # In autocommit the exclusive locks are gone when this statement ends. Refused: somebody will look.
         statement = (
-            "SELECT n, pg_try_advisory_xact_lock(g, n) FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o)"
-            " ORDER BY o"
+            "SELECT n, pg_try_advisory_xact_lock(g, n) "
+            "FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o) ORDER BY o"
         )
         spaces = [self._space(shard.group) for shard in shards]
         rows = fetch(conn, statement, {"g": spaces, "n": [shard.number for shard in shards]})
@@ -233,7 +264,8 @@ class ListeningWaiter:
     """LISTENs on a channel of its own connection; behind it, polls with back-off from 50 ms to 1 s."""
 
     def __init__(self, conn: Connection) -> None:
-        self._driver: Any = conn.connection.driver_connection
+        driver: Any = conn.connection.driver_connection
+        self._driver = driver
         info = conn.connection.info
         if "channel" not in info:
             info["channel"] = f"entity_reply_{os.urandom(8).hex()}"
@@ -269,7 +301,7 @@ def _cooperate_with_gevent() -> None:
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None or not monkey.is_module_patched("select") or psycopg2.extensions.get_wait_callback():
         return
-    from gevent.socket import wait_read, wait_write  # noqa: PLC0415 - an extra
+    from gevent.socket import wait_read, wait_write  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
 
     def wait(conn: Any, timeout: float | None = None) -> None:  # psycopg2's own signature
         while True:
@@ -280,5 +312,3 @@ def _cooperate_with_gevent() -> None:
             waits[state](conn.fileno(), timeout=timeout)
 
     psycopg2.extensions.set_wait_callback(wait)
-
-

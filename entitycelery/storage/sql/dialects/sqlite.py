@@ -143,13 +143,16 @@ class SQLite(Dialect):
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Nothing tells of a commit; the sweep finds the messages."""
 
+    def committed_shards(self, engine: Callable[[], Engine]) -> list[ShardId]:
+        return []
+
     @contextmanager
     def migration_scope(self, conn: Connection) -> Iterator[Connection]:
         with transaction(conn, self.begin):
             yield conn
 
     def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
-        selected = "".join(f", json_extract(state, '$.\"{field}\"') AS \"{field}\"" for field in columns)
+        selected = "".join(f', json_extract(state, \'$."{field}"\') AS "{field}"' for field in columns)
         literal = type_name.replace("'", "''")
         return [
             f"DROP VIEW IF EXISTS {name}",
@@ -242,9 +245,7 @@ class RowLocks(Locks):
         return any(self._liveness.alive(process) for process in holders.get(str(key), ()))
 
     def _holders(self, conn: Connection, kind: str, keys: Sequence[str]) -> dict[str, set[str]]:
-        statement = (
-            "SELECT key, process FROM lock WHERE kind = :kind AND key IN (SELECT value FROM json_each(:keys))"
-        )
+        statement = "SELECT key, process FROM lock WHERE kind = :kind AND key IN (SELECT value FROM json_each(:keys))"
         holders: dict[str, set[str]] = {}
         for key, process in fetch(conn, statement, {"kind": kind, "keys": _listed(keys)}):
             holders.setdefault(key, set()).add(process)

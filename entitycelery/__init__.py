@@ -1,0 +1,63 @@
+"""Durable, addressable entities for Celery.
+
+`EntityCelery(app)` gives a Celery app entities with state and exactly-once messages; `celery worker` hosts them.
+Importing this package is cheap: what is named below is loaded at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msgspec import field
+
+    from entitycelery.app import EntityCelery, EntityStatus
+    from entitycelery.context import Turn
+    from entitycelery.entity import Entity
+    from entitycelery.handlers import AsyncResult, Call, Prepared, Sent, handler, query
+    from entitycelery.registry import shared_entity
+    from entitycelery.state import upgrade
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AsyncResult": "entitycelery.handlers",
+    "Call": "entitycelery.handlers",
+    "Entity": "entitycelery.entity",
+    "EntityCelery": "entitycelery.app",
+    "EntityStatus": "entitycelery.app",
+    "Prepared": "entitycelery.handlers",
+    "Sent": "entitycelery.handlers",
+    "Turn": "entitycelery.context",
+    "field": "msgspec",
+    "handler": "entitycelery.handlers",
+    "query": "entitycelery.handlers",
+    "shared_entity": "entitycelery.registry",
+    "upgrade": "entitycelery.state",
+}
+
+__all__ = [
+    "AsyncResult",
+    "Call",
+    "Entity",
+    "EntityCelery",
+    "EntityStatus",
+    "Prepared",
+    "Sent",
+    "Turn",
+    "field",
+    "handler",
+    "query",
+    "shared_entity",
+    "upgrade",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value

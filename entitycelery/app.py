@@ -1,0 +1,411 @@
+"""`EntityCelery`: entities on a Celery app. The composition root, the only place that names concrete parts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_origin, overload
+
+import click
+import msgspec
+from celery import Celery, current_app
+from celery.result import assert_will_not_block  # type: ignore[attr-defined]
+from celery.utils.imports import symbol_by_name
+
+from entitycelery.address import Address, ShardId, parse_address
+from entitycelery.client.client import Client
+from entitycelery.entity import Entity
+from entitycelery.entity_type import EntityType, OnFailure
+from entitycelery.envelope import Envelope
+from entitycelery.exceptions import ConfigurationError
+from entitycelery.handlers import Prepared, Sent
+from entitycelery.message import PendingMessage, Reply
+from entitycelery.port import Port, current_port, set_default_port
+from entitycelery.ref import Ref, address_of, entity_from, kind_of
+from entitycelery.registry import Registry, register_with, shared_registry
+from entitycelery.runtime.bell import Bell
+from entitycelery.runtime.drain import Host
+from entitycelery.settings import SETTING_NAMES, Settings, read_settings
+from entitycelery.storage.sql.store import SqlStore
+from entitycelery.storage.sql.url import driver_url, shown
+from entitycelery.transports.broker import BrokerRinger
+from entitycelery.transports.folder import configure as folder_settings
+
+T = TypeVar("T", bound=Entity)
+E = TypeVar("E")
+
+log = logging.getLogger("entitycelery.app")
+
+EMBEDDED_DATABASE = ".entitycelery/store.db"
+WAKEUP_EXPIRES_INTERVALS = 3
+
+_RESULT = "entitycelery.backend:entity_result"
+_WORKER_STEPS = {
+    "worker": "entitycelery.worker.steps:RunnerStep",
+    "consumer": "entitycelery.worker.steps:ShardQueuesStep",
+}
+_WORKER_OPTIONS = (
+    (["--without-entities"], {"is_flag": True, "help": "Host no entities on this worker."}),
+    (
+        ["--shard-groups"],
+        {"help": "Comma-separated shard groups to host; with -Q a worker hosts entities only if this is given."},
+    ),
+)
+
+_by_app: weakref.WeakKeyDictionary[Celery, EntityCelery] = weakref.WeakKeyDictionary()
+_latest: list[weakref.ref[EntityCelery]] = []
+
+
+class EntityStatus(msgspec.Struct, frozen=True):
+    """What an entity is doing: `idle`, `pending` (mail waits) or `processing` (a drain holds it)."""
+
+    status: Literal["idle", "pending", "processing"]
+    exists: bool
+    version: int
+    pending: int
+
+
+class EntityCelery:
+    """Entities for one Celery app.
+
+    Settings are Celery settings `entity_*`, read at first use. `EntityCelery()` and `init_app(app)` later serve
+    applications that make their Celery app in a factory.
+    """
+
+    def __init__(self, app: Celery | None = None) -> None:
+        self._app: Celery | None = None
+        self._registry = Registry(shared_registry)
+        self._overrides: dict[str, Any] = {}
+        self._mutex = threading.RLock()
+        self._parts: _Parts | None = None
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> None:
+        """Attach to a Celery app: its workers host entities, its settings are ours.
+
+        Raises:
+            ConfigurationError: Attached already, or the app has another EntityCelery.
+        """
+        if self._app is not None:
+            raise ConfigurationError("this EntityCelery has an app already")
+        if app in _by_app:
+            raise ConfigurationError(f"{app!r} has an EntityCelery already")
+        self._app = app
+        _by_app[app] = self
+        _latest[:] = [weakref.ref(self)]
+        set_default_port(_current_port)
+        app.add_defaults(lambda: dict.fromkeys(SETTING_NAMES))
+        for blueprint, step in _WORKER_STEPS.items():
+            app.steps[blueprint].add(step)
+        for names, options in _WORKER_OPTIONS:
+            app.user_options["worker"].add(click.Option(names, **cast("dict[str, Any]", options)))
+        if app.configured:  # type: ignore[attr-defined]
+            self._embed_where_nothing_is_configured()
+        else:
+            app.on_after_configure.connect(self._on_configured, weak=False)
+
+    def _on_configured(self, **_: Any) -> None:
+        self._embed_where_nothing_is_configured()
+
+    def _embed_where_nothing_is_configured(self) -> None:
+        """Where no broker is configured, SQLite and a folder beside it serve one machine without any server."""
+        conf = self.app.conf
+        if conf.broker_url or conf.broker_read_url or conf.broker_write_url or conf.broker_transport:
+            return
+        given = os.environ.get("ENTITY_DATABASE_URL") or conf.entity_database_url
+        url = driver_url(given or f"sqlite:///{EMBEDDED_DATABASE}")
+        if url.get_backend_name() != "sqlite" or url.database == ":memory:":
+            return
+        if not given:
+            self._overrides["database_url"] = url.render_as_string(hide_password=False)
+        conf.update(folder_settings(conf, Path(f"{url.database}.broker")))
+
+    @property
+    def app(self) -> Celery:
+        """The Celery app.
+
+        Raises:
+            ConfigurationError: Not attached yet.
+        """
+        if self._app is None:
+            raise ConfigurationError("this EntityCelery has no Celery app yet: call init_app(app)")
+        return self._app
+
+    # Registration
+
+    @overload
+    def register(self, cls: type[T], /) -> type[T]: ...
+    @overload
+    def register(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        aliases: tuple[str, ...] = (),
+        state_version: int = 1,
+        on_failure: OnFailure = "skip",
+        mailbox_capacity: int | None = None,
+    ) -> Callable[[type[T]], type[T]]: ...
+    def register(self, cls: Any = None, /, **options: Any) -> Any:
+        """Register an entity class with this app.
+
+        Args:
+            name: Its name on the wire, if not the class's.
+            aliases: Names that it had before.
+            state_version: Raise it together with an `@upgrade(from_version=...)`.
+            on_failure: What a message that waits for a retry does to those behind it: `skip` lets them pass,
+                `block` holds them back.
+            mailbox_capacity: Most pending messages of one entity.
+
+        Raises:
+            ConfigurationError: The class cannot be an entity, or its name belongs to another; the sentence says which.
+        """
+
+        def register(target: type[T]) -> type[T]:
+            return register_with(self._registry, target, self._adopt, options)
+
+        return register if cls is None else register(cls)
+
+    def _adopt(self, kind: EntityType) -> None:
+        kind.port_source = self._port
+
+    def autodiscover(self, packages: Sequence[str], related_name: str = "entities") -> None:
+        """Import the module `related_name` of each package when the app loads its tasks, as Celery does for tasks."""
+        self.app.autodiscover_tasks(list(packages), related_name=related_name)
+
+    @property
+    def types(self) -> list[EntityType]:
+        """The registered types, by name."""
+        return list(self._registry)
+
+    # Sending
+
+    def send_many(self, calls: Sequence[Prepared[Any]]) -> list[Sent[Any]]:
+        """Store many messages in one transaction: `entities.send_many([ref.deposit.prepare(5), ...])`.
+
+        Raises:
+            KeyConflict, MailboxFull: One was refused, so none is stored.
+            SendTimeout: They could not be stored in time.
+        """
+        port = self._port() if current_port.get() is None else cast("Port", current_port.get())
+        ids = port.send([call.send for call in calls])
+        return [Sent(message_id, call.operation, port) for message_id, call in zip(ids, calls, strict=True)]
+
+    def ref(self, address: str) -> Any:
+        """The reference of an address written `Type/id`.
+
+        Raises:
+            ConfigurationError: It is not written so.
+            UnknownEntityType: No such type is registered.
+        """
+        parsed = parse_address(address)
+        return Ref(self._registry.get(parsed.type), parsed.id)
+
+    # Asking about entities
+
+    def state(self, ref: E) -> E:
+        """The entity as committed, typed as its class; a new one where nothing is stored. It is a copy."""
+        return cast("E", entity_from(kind_of(ref), address_of(ref)))
+
+    def exists(self, ref: object) -> bool:
+        """Whether the entity has a committed state."""
+        return self.store.state(address_of(ref)).state is not None
+
+    def status(self, ref: object) -> EntityStatus:
+        """What the entity is doing now."""
+        address = address_of(ref)
+        stored = self.store.state(address)
+        mailbox = self.store.mailbox_status(address, self.envelope.shard(address))
+        status: Literal["idle", "pending", "processing"]
+        status = "processing" if mailbox.claimed else "pending" if mailbox.pending else "idle"
+        return EntityStatus(status, stored.state is not None, stored.version, mailbox.pending)
+
+    def reply(self, message_id: str) -> Reply | None:
+        """The stored outcome of a message; None while it is pending.
+
+        Raises:
+            UnknownMessage: It was never stored, or its reply is purged.
+        """
+        return self.client.reply_now(message_id)
+
+    def entities(self, type_name: str | None = None, *, after: str | None = None, limit: int = 100) -> list[str]:
+        """Addresses of live entities, in order, from after `after`."""
+        start = parse_address(after) if after else None
+        return [str(address) for address, _ in self.store.states(type_name, start, limit)]
+
+    def messages(self, ref: object = None, *, limit: int = 100) -> list[PendingMessage]:
+        """Pending messages, oldest first; of one entity where `ref` is given."""
+        address = None if ref is None else address_of(ref)
+        return self.store.pending(address, None if address is None else self.envelope.shard(address), limit)
+
+    # Parts
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as read at first use."""
+        return self._composed().settings
+
+    @property
+    def store(self) -> SqlStore:
+        return self._composed().store
+
+    @property
+    def client(self) -> Client:
+        return self._composed().client
+
+    @property
+    def envelope(self) -> Envelope:
+        return self._composed().envelope
+
+    @property
+    def host(self) -> Host:
+        """What runs drains in this process."""
+        return self._composed().host
+
+    @property
+    def database(self) -> str:
+        """The store's URL for people, without its password."""
+        return shown(self.store.url)
+
+    def override(self, **settings: Any) -> None:
+        """Settings of the command line; they win over all others.
+
+        Raises:
+            ConfigurationError: The parts are made already.
+        """
+        with self._mutex:
+            if self._parts is not None:
+                raise ConfigurationError("settings can be overridden only before they are first used")
+            self._overrides.update({name: value for name, value in settings.items() if value is not None})
+
+    def make_views(self) -> list[str]:
+        """Make, or make anew, one SQL view per registered type; their names."""
+        views = [(kind.view_name, kind.name, _view_columns(kind)) for kind in self.types]
+        names = [name for name, _, _ in views]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double:
+            raise ConfigurationError(f"two entity types would share the view {double!r}: rename one")
+        self.store.make_views(views)
+        return names
+
+    def close(self) -> None:
+        """Give all connections back."""
+        with self._mutex:
+            parts, self._parts = self._parts, None
+        if parts is not None:
+            parts.store.close()
+
+    def _port(self) -> Port:
+        return self.client
+
+    def _composed(self) -> _Parts:
+        parts = self._parts
+        if parts is None:
+            with self._mutex:
+                if self._parts is None:
+                    self._parts = self._compose()
+                parts = self._parts
+        return parts
+
+    def _compose(self) -> _Parts:
+        conf: Mapping[str, Any] = self.app.conf
+        # Celery reads its configuration at first use, and only then it is known whether there is a broker.
+        conf.get("broker_url")
+        settings = read_settings(conf, os.environ, self._overrides)
+        if settings.database_url is None:
+            raise ConfigurationError(
+                "entity_database_url is not set: a broker is configured, so name the store as well, "
+                "for example postgresql://localhost/shop"
+            )
+        envelope = Envelope(settings.cluster, settings.shards_per_group, settings.mailbox_capacity)
+        store = SqlStore(
+            driver_url(settings.database_url),
+            cluster=settings.cluster,
+            shards_per_group=settings.shards_per_group,
+            connections=settings.connections,
+            timeout_s=settings.send_timeout_s,
+        )
+        expires_s = WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
+        bell = Bell(BrokerRinger(self.app, settings.cluster, expires_s), store.attended)
+        client = Client(
+            store=store,
+            settings=settings,
+            envelope=envelope,
+            bell=bell,
+            may_block=assert_will_not_block,
+            async_result=self._async_result,
+        )
+        host = Host(
+            registry=self._registry,
+            store=store,
+            settings=settings,
+            envelope=envelope,
+            bell=bell,
+            async_result=self._async_result,
+        )
+        return _Parts(settings, store, envelope, client, host)
+
+    def _async_result(self, message_id: str, decode: Callable[[str], Any]) -> Any:
+        return symbol_by_name(_RESULT)(self, message_id, decode)
+
+    def __repr__(self) -> str:
+        return f"<EntityCelery of {self._app!r}>"
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    settings: Settings
+    store: SqlStore
+    envelope: Envelope
+    client: Client
+    host: Host
+
+
+def entities_of(app: Celery) -> EntityCelery:
+    """The EntityCelery of a Celery app.
+
+    Raises:
+        ConfigurationError: It has none.
+    """
+    found = _by_app.get(app)
+    if found is None:
+        raise ConfigurationError(f"{app!r} has no entities: create EntityCelery(app) in its module")
+    return found
+
+
+def current_entities() -> EntityCelery:
+    """The EntityCelery of the current app; else the one that was made last.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    found = _by_app.get(current_app._get_current_object())  # type: ignore[attr-defined]
+    if found is None and _latest:
+        found = _latest[0]()
+    if found is None:
+        raise ConfigurationError("there is no EntityCelery yet: create one with EntityCelery(app) first")
+    return found
+
+
+def _current_port() -> Port:
+    return current_entities().client
+
+
+_SQL_KINDS = {int: "int", float: "float", bool: "bool", str: "text"}
+
+
+def _view_columns(kind: EntityType) -> dict[str, str]:
+    return {name: _SQL_KINDS.get(_bare(kind.model.annotations[name]), "json") for name in kind.model.fields}
+
+
+def _bare(annotation: Any) -> Any:
+    options = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
+    is_optional = get_origin(annotation) is None and len(options) == 1 and hasattr(annotation, "__or__")
+    return options[0] if is_optional else annotation
+
+
+__all__ = ["Address", "EntityCelery", "EntityStatus", "ShardId", "current_entities", "entities_of"]

@@ -1,0 +1,1 @@
+"""Sending and asking from outside a turn."""

@@ -1,0 +1,1 @@
+"""Handling messages: drains, turns, and the watch over long ones."""

@@ -1,0 +1,114 @@
+"""What a drain knows of the entities it has claimed: which have begun, what they did, what is not committed yet.
+
+Shared between the thread that runs turns, the event loop's and the watch's; the drain's mutex guards it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from entitycelery.context import Turn
+from entitycelery.entity_type import EntityType
+from entitycelery.exceptions import KeyConflict, MailboxFull
+from entitycelery.failures import failure_from
+from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, Mailbox, Retried, Status
+from entitycelery.runtime.turn import Snapshot, Step
+
+
+class RunningTurn:
+    """A turn whose user code is running."""
+
+    __slots__ = ("mail", "started_s", "task", "turn")
+
+    def __init__(self, mail: Mail, turn: Turn) -> None:
+        self.mail = mail
+        self.turn = turn
+        self.started_s = time.monotonic()
+        self.task: Any = None
+
+
+class EntityRun:
+    """One claimed entity on its way through the batch."""
+
+    def __init__(self, mailbox: Mailbox, kind: EntityType | None) -> None:
+        self.mailbox = mailbox
+        self.kind = kind
+        self.address = mailbox.address
+        self.version = mailbox.stored.version
+        self.base = Snapshot(mailbox.stored.state, mailbox.stored.state_version)
+        self.steps: list[Step] = []
+        self.left: deque[Mail] = deque(mailbox.mail)
+        self.running: RunningTurn | None = None
+        self.lost = False
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state after the last finished turn."""
+        return self.steps[-1].after if self.steps else self.base
+
+    def finished(self, step: Step) -> None:
+        """A turn is over; unless the entity was lost meanwhile, it waits for the commit."""
+        self.running = None
+        if self.lost:
+            return
+        self.steps.append(step)
+        if isinstance(step.turn, Retried) and step.turn.blocking:
+            self.left.clear()
+
+    def commit(self) -> EntityCommit:
+        """What the finished turns leave behind."""
+        snapshot = self.snapshot
+        turns = tuple(step.turn for step in self.steps)
+        return EntityCommit(
+            self.address, self.mailbox.lock_key, self.version, snapshot.state_version, snapshot.state, turns
+        )
+
+    def committed(self) -> list[Step]:
+        """The commit won: the finished turns are history."""
+        steps, self.steps = self.steps, []
+        self.base = steps[-1].after
+        self.version += 1
+        return steps
+
+    def give_up(self) -> None:
+        """Another writer was faster, or the turn timed out: nothing more of this entity counts here."""
+        self.lost = True
+        self.steps.clear()
+        self.left.clear()
+
+    def fail_refused(self, refused: dict[str, AppendOutcome]) -> None:
+        """A turn whose outgoing mail was refused failed, and the turns after it run again."""
+        for index, step in enumerate(self.steps):
+            if not isinstance(step.turn, Ended):
+                continue
+            bad = next((m for m in step.turn.outgoing if m.id in refused), None)
+            if bad is None:
+                continue
+            before = self.steps[index - 1].after if index else self.base
+            what = f"the turn's message to {bad.address} {bad.operation}"
+            error: KeyConflict | MailboxFull = (
+                KeyConflict(f"{what} has a key that was used with other arguments", address=str(bad.address))
+                if refused[bad.id] is AppendOutcome.CONFLICT
+                else MailboxFull(f"{what} found the mailbox full", address=str(bad.address))
+            )
+            failed = Ended(step.turn.mail, Status.FAILED, failure=failure_from(error))
+            self.steps[index:] = [Step(failed, before)]
+            self.left.clear()
+            return
+
+
+def is_asynchronous(run: EntityRun) -> bool:
+    """Whether all mail of an entity goes to `async def` handlers."""
+    kind = run.kind
+    if kind is None:
+        return False
+    operations = [kind.operations.get(mail.operation) for mail in run.left]
+    return all(operation is not None and operation.is_async for operation in operations)
+
+
+def uncommitted(runs: Sequence[EntityRun]) -> list[EntityRun]:
+    """Entities with finished turns that wait for a commit."""
+    return [run for run in runs if run.steps]

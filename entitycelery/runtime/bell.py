@@ -1,0 +1,75 @@
+"""Wake-ups: hints that a shard has work, left out when a drain is known to look again.
+
+A lost or doubled wake-up costs time only: the sweep bounds the wait.
+So trouble with the broker is logged, never raised.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from entitycelery.address import ShardId
+from entitycelery.exceptions import StoreUnavailable, TransportFailed
+
+log = logging.getLogger("entitycelery.wakeup")
+
+_REST_AFTER_FAILURE_S = 1.0
+
+
+class Ringer(Protocol):
+    """Carries wake-ups."""
+
+    def ring(self, shards: Sequence[ShardId]) -> None:
+        """Send one wake-up to each shard.
+
+        Raises:
+            TransportFailed: The broker did not take them.
+        """
+
+
+class Bell:
+    """Rings for shards, at most as often as needed.
+
+    A shard that was rung within the last second is asked for attention first: refused means that a drain loops over
+    it and will look once more after letting go, so nobody need ring (see docs/explanation/protocol.md).
+    """
+
+    def __init__(self, ringer: Ringer, attended: Callable[[Sequence[ShardId]], set[ShardId]]) -> None:
+        self._ringer = ringer
+        self._attended = attended
+        self._rang_at: dict[ShardId, float] = {}
+        self._resting_until = 0.0
+        self._mutex = threading.Lock()
+
+    def mail_stored(self, shards: Iterable[ShardId]) -> None:
+        """Mail for these shards is committed: ring where nobody is known to look."""
+        now = time.monotonic()
+        wanted = sorted(set(shards))
+        recent = [s for s in wanted if now - self._rang_at.get(s, -10.0) < 1.0]
+        if recent:
+            try:
+                attended = self._attended(recent)
+            except StoreUnavailable:
+                log.warning("could not ask for attention, ringing", exc_info=True)
+                attended = set()
+            wanted = [s for s in wanted if s not in attended]
+        self.ring(wanted)
+
+    def ring(self, shards: Sequence[ShardId]) -> None:
+        """Ring for these shards in any case."""
+        now = time.monotonic()
+        if not shards or now < self._resting_until:
+            return
+        with self._mutex:
+            for shard in shards:
+                self._rang_at[shard] = now
+        try:
+            self._ringer.ring(shards)
+        except TransportFailed as exc:
+            # No retry storm while the broker is away; the messages are stored and the sweep rings later.
+            self._resting_until = time.monotonic() + _REST_AFTER_FAILURE_S
+            log.warning("wake-up not sent", extra={"shards": [str(s) for s in shards], "error": str(exc)})

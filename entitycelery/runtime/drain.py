@@ -1,0 +1,421 @@
+"""The drain: works off the due messages of one shard.
+
+    attend -> claim -> run turns -> commit -> release -> claim ... nothing left -> forsake -> claim once more -> end
+
+Looking once more after letting go of everything is what makes it safe for senders to leave wake-ups out.
+Safety does not depend on any of this: a commit checks versions and pending messages by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from entitycelery.address import Address, ShardId
+from entitycelery.context import Turn
+from entitycelery.entity_type import EntityType
+from entitycelery.envelope import Envelope
+from entitycelery.exceptions import ConfigurationError, StateConflict, TurnTimeout, UnknownEntityType
+from entitycelery.message import Ended, Mail, Mailbox, StoredState
+from entitycelery.registry import Registry
+from entitycelery.runtime import turn as turns
+from entitycelery.runtime.batch import EntityRun, RunningTurn, is_asynchronous, uncommitted
+from entitycelery.runtime.bell import Bell
+from entitycelery.runtime.event_loop import EventLoopThread
+from entitycelery.runtime.turn import Prepared, Step
+from entitycelery.runtime.watch import Watch
+from entitycelery.settings import Settings
+from entitycelery.storage.port import DrainSession, Store
+
+log = logging.getLogger("entitycelery.drain")
+
+LONG_TURN_S = 0.05
+
+
+class Host:
+    """What the drains of one process share."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        store: Store,
+        settings: Settings,
+        envelope: Envelope,
+        bell: Bell,
+        async_result: Callable[[str, Callable[[str], Any]], Any],
+    ) -> None:
+        self.registry = registry
+        self.store = store
+        self.settings = settings
+        self.envelope = envelope
+        self.bell = bell
+        self.async_result = async_result
+        self.loop = EventLoopThread(settings.async_concurrency)
+        self.watch = Watch()
+
+    def drain(self, shard: ShardId, *, may_end_process: bool = False) -> int:
+        """Work off the due messages of a shard; the number of turns that were committed.
+
+        Args:
+            may_end_process: Whether a turn that cannot be interrupted may be stopped by ending this process.
+        """
+        with self.store.drain_session(shard) as session:
+            drain = Drain(self, shard, session, may_end_process)
+            self.watch.add(drain)
+            try:
+                return drain.run()
+            finally:
+                self.watch.remove(drain)
+
+    def kind(self, name: str) -> EntityType | None:
+        try:
+            return self.registry.get(name)
+        except UnknownEntityType:
+            return None
+
+
+class Drain:
+    """One run of the drain task over one shard."""
+
+    def __init__(self, host: Host, shard: ShardId, session: DrainSession, may_end_process: bool) -> None:
+        self._host = host
+        self._settings = host.settings
+        self._shard = shard
+        self._session = session
+        self._may_end_process = may_end_process
+        self._mutex = threading.RLock()
+        self._attending = False
+        self._runs: list[EntityRun] = []
+        self._unstarted: list[EntityRun] = []
+        self._first_done_s: float | None = None
+        self._turns = 0
+        self._async_done: queue.SimpleQueue[EntityRun] = queue.SimpleQueue()
+
+    def run(self) -> int:
+        deadline_s = time.monotonic() + self._settings.drain_budget_s
+        while True:
+            if not self._attending and time.monotonic() < deadline_s:
+                self._attend()
+            mailboxes = self._session.claim(self._settings.batch_size)
+            if not mailboxes:
+                if not self._forsake():
+                    return self._turns
+                mailboxes = self._session.claim(self._settings.batch_size)
+                if not mailboxes:
+                    return self._turns
+            self._run_batch(mailboxes)
+            if time.monotonic() >= deadline_s:
+                # Other shards, and the app's own tasks, want this pool slot too.
+                self._forsake()
+                self._host.bell.ring([self._shard])
+                return self._turns
+
+    def _attend(self) -> None:
+        with self._mutex:
+            self._session.attend()
+            self._attending = True
+
+    def _forsake(self) -> bool:
+        """Let go of the shard's attention; whether it was held."""
+        with self._mutex:
+            was, self._attending = self._attending, False
+            if was:
+                self._session.forsake()
+            return was
+
+    # The batch
+
+    def _run_batch(self, mailboxes: list[Mailbox]) -> None:
+        with self._mutex:
+            self._runs = [EntityRun(mailbox, self._host.kind(mailbox.address.type)) for mailbox in mailboxes]
+            self._unstarted = list(self._runs)
+            self._first_done_s = None
+        started = self._start_asynchronous()
+        while (run := self._next_unstarted()) is not None:
+            self._run_entity(run)
+            self._commit_when_due()
+        self._await_asynchronous(started)
+        with self._mutex:
+            self._commit(last=True)
+            self._session.release([run.mailbox for run in self._runs])
+            self._runs = []
+
+    def _next_unstarted(self) -> EntityRun | None:
+        with self._mutex:
+            return self._unstarted.pop(0) if self._unstarted else None
+
+    def _run_entity(self, run: EntityRun) -> None:
+        while run.left and not run.lost:
+            mail = run.left.popleft()
+            self._run_turn(run, mail)
+            self._commit_when_due()
+
+    def _run_turn(self, run: EntityRun, mail: Mail) -> None:
+        ended = turns.refused_outright(mail, self._settings.max_crashes)
+        if ended is not None:
+            self._finished(run, Step(ended, run.snapshot))
+            return
+        before = run.snapshot
+        turn = self._new_turn(run, mail)
+        try:
+            kind, prepared = self._prepare(run, mail, turn)
+            with self._mutex:
+                run.running = RunningTurn(mail, turn)
+            result = self._call(prepared, turn)
+            turn.end()
+            step = turns.done(kind, mail, prepared, turn, result)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's handler
+            turn.end()
+            step = turns.failed(run.kind, mail, before, exc)
+            if turn.has_connection:
+                self._session.rollback_turn()
+            self._finished(run, step)
+            return
+        if turn.has_connection:
+            self._commit_alone(run, step)
+        else:
+            self._finished(run, step)
+
+    def _new_turn(self, run: EntityRun, mail: Mail) -> Turn:
+        return Turn(
+            mail.address,
+            mail.id,
+            attempt=mail.attempt,
+            sender=mail.sender,
+            fence=run.mailbox.fence,
+            envelope=self._host.envelope,
+            host=TurnDrain(self, run, mail),
+        )
+
+    def _prepare(self, run: EntityRun, mail: Mail, turn: Turn) -> tuple[EntityType, Prepared]:
+        kind = run.kind or self._host.registry.get(mail.address.type)
+        return kind, turns.prepare(kind, mail, run.snapshot, turn)
+
+    def _call(self, prepared: Prepared, turn: Turn) -> Any:
+        if not prepared.operation.is_async:
+            return turns.call(prepared, turn)
+        # An entity with handlers of both kinds keeps its order, so this one is awaited here.
+        box: list[Any] = []
+
+        async def run() -> None:
+            box.append(await turns.acall(prepared, turn))
+
+        self._host.loop.submit(run()).result()
+        return box[0]
+
+    def _finished(self, run: EntityRun, step: Step) -> None:
+        with self._mutex:
+            run.finished(step)
+            if self._first_done_s is None:
+                self._first_done_s = time.monotonic()
+
+    # Asynchronous turns: entities whose mail is all for `async def` handlers run beside the others
+
+    def _start_asynchronous(self) -> list[Future[None]]:
+        with self._mutex:
+            asynchronous = [run for run in self._unstarted if is_asynchronous(run)]
+            self._unstarted = [run for run in self._unstarted if run not in asynchronous]
+        return [self._host.loop.submit(self._arun_entity(run)) for run in asynchronous]
+
+    async def _arun_entity(self, run: EntityRun) -> None:
+        try:
+            while run.left and not run.lost:
+                await self._arun_turn(run, run.left.popleft())
+                self._async_done.put(run)
+        finally:
+            self._async_done.put(run)
+
+    async def _arun_turn(self, run: EntityRun, mail: Mail) -> None:
+        ended = turns.refused_outright(mail, self._settings.max_crashes)
+        if ended is not None:
+            self._finished(run, Step(ended, run.snapshot))
+            return
+        before = run.snapshot
+        turn = self._new_turn(run, mail)
+        try:
+            kind, prepared = self._prepare(run, mail, turn)
+            with self._mutex:
+                run.running = RunningTurn(mail, turn)
+                run.running.task = asyncio.current_task()
+            result = await turns.acall(prepared, turn)
+            turn.end()
+            step = turns.done(kind, mail, prepared, turn, result)
+        except (Exception, SystemExit, asyncio.CancelledError) as exc:  # noqa: BLE001 - the user's handler
+            turn.end()
+            step = turns.failed(run.kind, mail, before, exc)
+        self._finished(run, step)
+
+    def _await_asynchronous(self, started: list[Future[None]]) -> None:
+        while not all(future.done() for future in started):
+            with contextlib.suppress(queue.Empty):
+                self._async_done.get(timeout=self._settings.batch_budget_s)
+            self._commit_when_due()
+        for future in started:
+            future.result()
+
+    # Commits
+
+    def _commit_when_due(self) -> None:
+        with self._mutex:
+            done_s = self._first_done_s
+            if done_s is not None and time.monotonic() - done_s >= self._settings.batch_budget_s:
+                self._commit(last=False)
+
+    def _commit(self, *, last: bool) -> None:
+        """Commit finished turns; the mutex is held."""
+        self._first_done_s = None
+        finished = uncommitted(self._runs)
+        if not finished:
+            return
+        while True:
+            result = self._session.commit([run.commit() for run in finished], last=last)
+            if not result.refused:
+                break
+            for run in finished:
+                run.fail_refused(result.refused)
+        steps: list[Step] = []
+        for run in finished:
+            if run.address in result.lost:
+                log.info("turns lost to another writer", extra={"entity_address": str(run.address)})
+                run.give_up()
+            else:
+                steps += run.committed()
+        self._after_commit(steps)
+
+    def _commit_alone(self, run: EntityRun, step: Step) -> None:
+        """Commit a turn that used its own transaction."""
+        with self._mutex:
+            run.running = None
+            if run.lost:
+                self._session.rollback_turn()
+                return
+            run.steps.append(step)
+            result = self._session.commit_turn(run.commit())
+            if result.refused:
+                run.fail_refused(result.refused)
+                self._first_done_s = time.monotonic()
+            elif result.lost:
+                run.give_up()
+            else:
+                self._after_commit(run.committed())
+
+    def _after_commit(self, steps: list[Step]) -> None:
+        self._turns += len(steps)
+        ended = [step.turn for step in steps if isinstance(step.turn, Ended)]
+        replies = [(turn.mail.reply_to, turn.mail.id) for turn in ended if turn.mail.reply_to]
+        if replies:
+            self._session.announce(replies)
+        written = {m.shard for turn in ended for m in turn.outgoing if not (m.delay_s or m.deliver_at_epoch_s)}
+        if self._attending:
+            written.discard(self._shard)
+        if written:
+            self._host.bell.mail_stored(written)
+
+    def open_connection(self, run: EntityRun, mail: Mail) -> Any:
+        """Begin the transaction of a turn that asked for it; the finished turns are committed first."""
+        with self._mutex:
+            self._commit(last=False)
+            if not run.lost:
+                mailbox = run.mailbox
+                stored = StoredState(run.version, run.base.state_version, run.base.state)
+                opened = self._session.open_turn(
+                    Mailbox(mailbox.address, mailbox.lock_key, stored, mailbox.fence, mailbox.mail), mail
+                )
+                if opened is not None:
+                    return opened
+                run.give_up()
+        raise StateConflict(
+            f"another writer was faster with {mail.address}: this attempt does not count",
+            address=str(mail.address),
+        )
+
+    # The watch over long turns
+
+    def look_at_clock(self, now_s: float) -> None:
+        """Called by the watch: a long turn must not hold back what is finished or not begun."""
+        running = [run for run in self._runs if run.running is not None]
+        long = [run for run in running if run.running and now_s - run.running.started_s >= LONG_TURN_S]
+        if not long:
+            return
+        with self._mutex:
+            self._commit_when_due()
+            if self._unstarted or self._attending:
+                self._give_back()
+        for run in long:
+            turn = run.running
+            if turn is not None and now_s - turn.started_s >= self._timeout_s(run, turn.mail):
+                self._time_out(run, turn)
+
+    def _give_back(self) -> None:
+        """Let other pool slots serve the rest of the shard; the mutex is held."""
+        given, self._unstarted = self._unstarted, []
+        self._runs = [run for run in self._runs if run not in given]
+        kept = [mail.id for run in self._runs if not run.lost for mail in self._noted(run)]
+        self._session.keep_only(kept, [run.mailbox for run in given])
+        self._forsake()
+        self._host.bell.ring([self._shard])
+
+    @staticmethod
+    def _noted(run: EntityRun) -> list[Mail]:
+        return [run.running.mail, *run.left] if run.running else list(run.left)
+
+    def _timeout_s(self, run: EntityRun, mail: Mail) -> float:
+        operation = run.kind.operations.get(mail.operation) if run.kind else None
+        own_s = operation.options.turn_timeout_s if operation else None
+        return own_s if own_s is not None else self._settings.turn_timeout_s
+
+    def _time_out(self, run: EntityRun, running: RunningTurn) -> None:
+        mail = running.mail
+        timeout_s = self._timeout_s(run, mail)
+        log.error("turn timed out", extra={"entity_address": str(mail.address), "message_id": mail.id})
+        if running.task is not None:
+            running.task.get_loop().call_soon_threadsafe(running.task.cancel, _TIMED_OUT.format(timeout_s))
+            return
+        error = TurnTimeout(_TIMED_OUT.format(timeout_s), address=str(mail.address), message_id=mail.id)
+        with self._mutex:
+            if run.running is not running or run.lost:
+                return
+            self._commit(last=False)
+            run.finished(turns.failed(run.kind, mail, run.snapshot, error))
+            self._commit(last=not self._unstarted)
+            run.give_up()
+            self._session.release([run.mailbox])
+        if self._may_end_process:
+            # Nothing else stops a thread that runs user code; the pool starts another process.
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._host.bell.ring([self._shard])
+
+
+_TIMED_OUT = "the turn ran longer than {} s"
+
+
+class TurnDrain:
+    """What a turn may ask of its drain."""
+
+    __slots__ = ("_drain", "_mail", "_run")
+
+    def __init__(self, drain: Drain, run: EntityRun, mail: Mail) -> None:
+        self._drain = drain
+        self._run = run
+        self._mail = mail
+
+    def load(self, address: Address) -> StoredState:
+        return self._drain._host.store.state(address)
+
+    def async_result(self, message_id: str, decode: Callable[[str], Any]) -> Any:
+        return self._drain._host.async_result(message_id, decode)
+
+    def open_connection(self, turn: Turn) -> Any:
+        if self._run.running and self._run.running.task is not None:
+            raise ConfigurationError("self.turn.connection blocks, so it is for `def` handlers only")
+        return self._drain.open_connection(self._run, self._mail)

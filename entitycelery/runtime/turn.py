@@ -1,0 +1,121 @@
+"""One turn: load, handle, decide. Nothing here touches the store."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from entitycelery.context import Turn
+from entitycelery.entity_type import EntityType
+from entitycelery.exceptions import MalformedMessage, Quarantined
+from entitycelery.failures import failure_from
+from entitycelery.message import Ended, Mail, Retried, Status
+from entitycelery.operation import Operation, RetryPolicy
+from entitycelery.port import current_port
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """An entity's state between two turns: JSON and the version of the class that wrote it; None: no entity."""
+
+    state: str | None
+    state_version: int
+
+
+class Step(msgspec.Struct, frozen=True):
+    """The outcome of one turn and the state after it."""
+
+    turn: Ended | Retried
+    after: Snapshot
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """A turn that is ready to call its handler."""
+
+    entity: Any
+    operation: Operation
+    arguments: dict[str, Any]
+
+
+def refused_outright(mail: Mail, max_crashes: int) -> Ended | None:
+    """The end of a message that must not run: it expired, or it ended its process too often."""
+    if mail.crashes >= max_crashes:
+        error = Quarantined(
+            f"the message ended the process that handled it {mail.crashes} times and is set aside",
+            address=str(mail.address),
+            message_id=mail.id,
+        )
+        return Ended(mail, Status.DEAD, failure=failure_from(error))
+    return Ended(mail, Status.EXPIRED) if mail.expired else None
+
+
+def prepare(kind: EntityType, mail: Mail, before: Snapshot, turn: Turn) -> Prepared:
+    """Load the entity and decode the message.
+
+    Raises:
+        UnknownOperation, MalformedMessage, StateConflict: The message fails for it.
+    """
+    operation = kind.operation(mail.operation)
+    arguments = operation.decode(mail.args)
+    model = kind.model
+    entity = model.new() if before.state is None else model.load(before.state, before.state_version)
+    entity.__dict__["_turn"] = turn
+    return Prepared(entity, operation, arguments)
+
+
+def call(prepared: Prepared, turn: Turn) -> Any:
+    """Run a `def` handler with the turn as its port."""
+    token = current_port.set(turn)
+    try:
+        return prepared.operation.function(prepared.entity, **prepared.arguments)
+    finally:
+        current_port.reset(token)
+
+
+async def acall(prepared: Prepared, turn: Turn) -> Any:
+    """Run an `async def` handler with the turn as its port."""
+    token = current_port.set(turn)
+    try:
+        return await prepared.operation.function(prepared.entity, **prepared.arguments)
+    finally:
+        current_port.reset(token)
+
+
+def done(kind: EntityType, mail: Mail, prepared: Prepared, turn: Turn, result: Any) -> Step:
+    """The step of a handler that returned.
+
+    Raises:
+        SerializationFailed, StateConflict: The result or the state cannot be stored; the message fails for it.
+    """
+    encoded = prepared.operation.encode_result(result)
+    state = None if turn.deleted else kind.model.dump(prepared.entity).decode()
+    ended = Ended(mail, Status.DONE, result=encoded, outgoing=tuple(turn.outgoing))
+    return Step(ended, Snapshot(state, kind.model.state_version))
+
+
+def failed(
+    kind: EntityType | None,
+    mail: Mail,
+    before: Snapshot,
+    exc: BaseException,
+    jitter: Callable[[float, float], float] = random.uniform,
+) -> Step:
+    """The step of a turn that raised: tried again where its handler says so, else a failed reply; no state change."""
+    operation = kind.operations.get(mail.operation) if kind else None
+    policy = operation.options.retry if operation else RetryPolicy()
+    failure = failure_from(exc)
+    if not isinstance(exc, policy.autoretry_for) or isinstance(exc, MalformedMessage):
+        return Step(Ended(mail, Status.FAILED, failure=failure), before)
+    if policy.max_retries is not None and mail.attempt >= policy.max_retries:
+        return Step(Ended(mail, Status.DEAD, failure=failure), before)
+    blocking = kind is not None and kind.on_failure == "block"
+    return Step(Retried(mail, retry_delay_s(policy, mail.attempt, jitter), blocking, failure), before)
+
+
+def retry_delay_s(policy: RetryPolicy, attempt: int, jitter: Callable[[float, float], float]) -> float:
+    """Seconds until the next attempt: Celery's exponential back-off with full jitter."""
+    factor = 2 ** min(attempt, 40) if policy.exponential else 1
+    delay_s = min(policy.retry_backoff_max_s, policy.retry_backoff_s * factor)
+    return jitter(0.0, delay_s) if policy.retry_jitter and policy.exponential else delay_s

@@ -1,0 +1,82 @@
+"""Wake-ups over the app's own broker: small transient messages on the shards' Celery queues.
+
+A wake-up names its shard in its headers and has no body, so no serializer setting of the app concerns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery import Celery
+from kombu import Exchange, Queue
+from kombu.exceptions import KombuError
+
+from entitycelery.address import ShardId, queue_name
+from entitycelery.exceptions import TransportFailed
+
+DRAIN_TASK = "entitycelery.drain"
+_UNUSED_QUEUE_LIVES_MS = 24 * 3600 * 1000
+_MOST_WAITING = 16
+
+
+class BrokerRinger:
+    """Publishes wake-ups through the app's producer pool."""
+
+    def __init__(self, app: Celery, cluster: str, expires_s: float) -> None:
+        self._app = app
+        self._cluster = cluster
+        self._expires_s = expires_s
+
+    def ring(self, shards: Sequence[ShardId]) -> None:
+        """Send one wake-up to each shard; they expire.
+
+        Raises:
+            TransportFailed: The broker did not take them.
+        """
+        errors: tuple[type[BaseException], ...] = (KombuError, OSError)
+        try:
+            with self._app.producer_pool.acquire(block=True, timeout=2.0) as producer:
+                connection: Any = producer.connection
+                errors += connection.connection_errors + connection.channel_errors
+                if not connection.connected:
+                    # Else a first publish would try to connect for ever.
+                    connection.connect()
+                for shard in shards:
+                    producer.publish(
+                        "",
+                        exchange="",
+                        routing_key=queue_name(self._cluster, shard),
+                        headers={
+                            "task": DRAIN_TASK,
+                            "entity_group": shard.group,
+                            "entity_shard": shard.number,
+                        },
+                        content_type="text/plain",
+                        content_encoding="utf-8",
+                        delivery_mode=1,
+                        expiration=self._expires_s,
+                        retry=False,
+                    )
+        except errors as exc:
+            raise TransportFailed(f"the broker did not take a wake-up: {exc!r}") from exc
+
+
+def rung_shard(headers: Mapping[str, Any]) -> ShardId | None:
+    """The shard that a wake-up is for; None if it is a foreign message."""
+    group, number = headers.get("entity_group"), headers.get("entity_shard")
+    return ShardId(group, number) if isinstance(group, str) and isinstance(number, int) else None
+
+
+def shard_queue(cluster: str, shard: ShardId, expires_s: float) -> Queue:
+    """The Celery queue of a shard: on RabbitMQ short, forgetful, and gone a day after its last consumer."""
+    name = queue_name(cluster, shard)
+    return Queue(
+        name,
+        exchange=Exchange(""),
+        routing_key=name,
+        durable=True,
+        message_ttl=expires_s,
+        max_length=_MOST_WAITING,
+        expires=_UNUSED_QUEUE_LIVES_MS / 1000,
+    )

@@ -1,0 +1,1 @@
+"""What makes an ordinary `celery worker` host entities: bootsteps, the drain task, the runner process."""

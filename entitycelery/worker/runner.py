@@ -1,0 +1,67 @@
+"""The runner process: plain blocking code beside a worker, whatever the worker's pool.
+
+Started by `RunnerProcess` with its settings on standard input; ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import time
+from typing import Any
+
+from celery import Celery
+
+from entitycelery.runtime.bell import Bell
+from entitycelery.settings import Settings
+from entitycelery.storage.sql.store import SqlStore
+from entitycelery.storage.sql.url import driver_url
+from entitycelery.transports.broker import BrokerRinger
+from entitycelery.worker.duties import CleanUp, CommitRelay, DueMail, Duty, Sweep
+
+log = logging.getLogger("entitycelery.runner")
+
+_WAKEUP_EXPIRES_INTERVALS = 3
+_CONNECTIONS = 2
+
+
+def main() -> None:
+    """Read the settings and do the duties until the parent ends."""
+    # Ctrl-C reaches the whole process group; the worker tells us when to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/runner] %(message)s")
+    configuration: dict[str, Any] = pickle.load(sys.stdin.buffer)
+    settings: Settings = configuration["settings"]
+    store = SqlStore(
+        driver_url(str(settings.database_url)),
+        cluster=settings.cluster,
+        shards_per_group=settings.shards_per_group,
+        connections=_CONNECTIONS,
+        timeout_s=settings.send_timeout_s,
+    )
+    app = Celery("entitycelery.runner", set_as_current=False)
+    app.conf.update(configuration["broker"])
+    expires_s = _WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
+    bell = Bell(BrokerRinger(app, settings.cluster, expires_s), store.attended)
+    duties = [
+        Sweep(store, bell, settings),
+        DueMail(store, bell, settings),
+        CommitRelay(store, bell, settings),
+        CleanUp(store, settings),
+    ]
+    _run(duties, configuration["parent_pid"])
+
+
+def _run(duties: list[Duty], parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        for duty in duties:
+            duty.run_when_due(time.monotonic())
+        time.sleep(max(0.001, min(duty.next_at_s for duty in duties) - time.monotonic()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The bootsteps: one of the worker, which lives as long as the process, and one of each broker connection."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import click
+from celery import bootsteps
+
+from entitycelery.address import ShardId
+from entitycelery.app import WAKEUP_EXPIRES_INTERVALS, EntityCelery, entities_of
+from entitycelery.exceptions import EntityError
+from entitycelery.transports.broker import shard_queue
+from entitycelery.worker.drain_task import Dispatcher, DrainTask
+from entitycelery.worker.process import RunnerProcess
+
+log = logging.getLogger("entitycelery.worker")
+
+_LEFT_OVER_WAKEUPS = 8
+
+
+class RunnerStep(bootsteps.StartStopStep):
+    """Decides whether this worker hosts entities; starts the runner process before the pool forks."""
+
+    label = "Entities"
+
+    def __init__(self, w: Any, without_entities: bool = False, shard_groups: str | None = None, **kwargs: Any) -> None:
+        w.entity_runner = None
+        w.entity_dispatcher = None
+        self._why_not = _why_not(w, without_entities, shard_groups)
+        self._shard_groups = shard_groups
+        super().__init__(w, **kwargs)
+
+    def create(self, w: Any) -> None:
+        if self._why_not:
+            return
+        entities = entities_of(w.app)
+        try:
+            entities.override(shard_groups=self._shard_groups)
+            _check_store(entities)
+        except EntityError as exc:
+            # Nothing has started yet; a sentence serves better than a traceback.
+            raise SystemExit(f"entitycelery: {exc}") from exc
+        w.app.register_task(DrainTask())
+        w.entity_dispatcher = Dispatcher(may_end_process=_is_prefork(w))
+        w.entity_runner = RunnerProcess(entities)
+        w.entity_runner.start()
+
+    def start(self, w: Any) -> None:
+        if not getattr(w, "quiet", False):
+            print("\n".join(self._banner(w)), file=sys.__stdout__, flush=True)
+
+    def stop(self, w: Any) -> None:
+        if w.entity_runner is not None:
+            w.entity_runner.stop()
+
+    def terminate(self, w: Any) -> None:
+        self.stop(w)
+
+    def _banner(self, w: Any) -> list[str]:
+        if self._why_not:
+            return [f"[entities] none hosted: {self._why_not}", ""]
+        entities = entities_of(w.app)
+        settings = entities.settings
+        types = ", ".join(kind.name for kind in entities.types) or "none registered"
+        return [
+            f"[entities] cluster {settings.cluster}, groups {', '.join(settings.shard_groups)}, "
+            f"{settings.shards_per_group} shards each",
+            f"  store:  {entities.database}",
+            f"  broker: {w.app.connection_for_read().as_uri()}",
+            f"  types:  {types}",
+            "",
+        ]
+
+
+class ShardQueuesStep(bootsteps.StartStopStep):
+    """Consumes the shards' queues; runs again at every broker connection."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, c: Any, **kwargs: Any) -> None:
+        self._watch: Any = None
+        self._cleared = False
+        super().__init__(c, **kwargs)
+
+    def start(self, c: Any) -> None:
+        runner: RunnerProcess | None = c.controller.entity_runner
+        if runner is None:
+            return
+        settings = entities_of(c.app).settings
+        expires_s = WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
+        for group in settings.shard_groups:
+            for number in range(settings.shards_per_group):
+                c.task_consumer.add_queue(shard_queue(settings.cluster, ShardId(group, number), expires_s))
+        if not self._cleared:
+            self._clear_left_over(c)
+            self._cleared = True
+        c.task_consumer.consume()
+        self._watch = c.timer.call_repeatedly(settings.refresh_interval_s, runner.ensure_alive)
+
+    def stop(self, c: Any) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+
+    def shutdown(self, c: Any) -> None:
+        self.stop(c)
+
+    def _clear_left_over(self, c: Any) -> None:
+        # A night without a worker leaves stale wake-ups on brokers that do not expire them. The sweep rings anew.
+        for queue in c.task_consumer.queues:
+            if not queue.name.startswith("entity."):
+                continue
+            declared = queue.queue_declare(channel=c.task_consumer.channel)
+            waiting = declared[1] if isinstance(declared, tuple) else 0
+            if waiting > _LEFT_OVER_WAKEUPS:
+                queue.purge() if queue.is_bound else queue(c.task_consumer.channel).purge()
+
+
+def _why_not(w: Any, without_entities: bool, shard_groups: str | None) -> str:
+    """The reason why this worker hosts no entities, or nothing."""
+    if without_entities:
+        return "--without-entities"
+    if shard_groups is None and _selects_queues(w):
+        return "-Q without --shard-groups"
+    return ""
+
+
+def _selects_queues(w: Any) -> bool:
+    context = click.get_current_context(silent=True)
+    if context is not None and "queues" in context.params:
+        return bool(context.params["queues"])
+    queues = w.app.amqp.queues
+    return queues.consume_from is not queues
+
+
+def _is_prefork(w: Any) -> bool:
+    pool = w.pool_cls if isinstance(w.pool_cls, str) else w.pool_cls.__module__
+    return pool == "processes" or pool.startswith(("prefork", "celery.concurrency.prefork"))
+
+
+def _check_store(entities: EntityCelery) -> None:
+    settings = entities.settings
+    on_sqlite = entities.store.url.get_backend_name() == "sqlite"
+    if settings.auto_migrate if settings.auto_migrate is not None else on_sqlite:
+        applied = entities.store.upgrade()
+        if applied:
+            log.info("schema upgraded", extra={"migrations": applied})
+        entities.app.loader.import_default_modules()
+        entities.make_views()
+    entities.store.verify()
