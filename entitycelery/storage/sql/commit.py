@@ -31,8 +31,17 @@ class Refused(Exception):
         self.outcomes = outcomes
 
 
+class Overtaken(Exception):
+    """Another writer got hold of a message or a state, so the plain way is undone and the careful one taken."""
+
+
 class Commits:
-    """Statements of the commit."""
+    """Statements of the commit.
+
+    The careful way locks and checks first, so that each loser is dropped alone. The plain way, for batches in which
+    every message simply ends, deletes the messages and writes their replies in one statement, which is the check;
+    it either takes the whole batch or nothing.
+    """
 
     def __init__(self, dialect: Dialect, messages: Messages, states: States, replies: Replies) -> None:
         self._dialect = dialect
@@ -43,6 +52,7 @@ class Commits:
             f"SELECT id, rev FROM {{message}} WHERE {{among}} ORDER BY id {dialect.for_update}",
             among=dialect.any_of("id", "ids"),
         )
+        self._finish = dialect.sql(dialect.finish_messages) if dialect.finish_messages else ""
         self._delete = dialect.sql("DELETE FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._retry = dialect.sql(
             "UPDATE {message} SET attempt = attempt + 1, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
@@ -78,6 +88,38 @@ class Commits:
         """Have deferred constraints speak up now, while the turn can still fail for it."""
         for statement in self._dialect.check_constraints:
             run(conn, statement)
+
+    def is_plain(self, commits: Sequence[EntityCommit]) -> bool:
+        """Whether the plain way can be tried."""
+        return bool(self._finish) and all(
+            isinstance(turn, Ended) and turn.status is not Status.DEAD for commit in commits for turn in commit.turns
+        )
+
+    def write_plain(self, conn: Connection, commits: Sequence[EntityCommit]) -> CommitResult:
+        """Commit a plain batch as a whole, in the caller's transaction.
+
+        Raises:
+            Overtaken: An entity would lose.
+            Refused: Outgoing mail was refused.
+        """
+        ended = [turn for commit in commits for turn in commit.turns if isinstance(turn, Ended)]
+        ended.sort(key=lambda turn: turn.mail.id)
+        rows = [
+            {
+                "id": turn.mail.id,
+                "rev": turn.mail.rev,
+                "status": turn.status.value,
+                "result": turn.result,
+                "failure": failure_json(turn.failure),
+            }
+            for turn in ended
+        ]
+        if run(conn, self._finish, {"rows": self._dialect.rows(rows)}) != len(rows):
+            raise Overtaken
+        if len(self._states.write(conn, commits)) != len(commits):
+            raise Overtaken
+        self._send(conn, [message for turn in ended for message in turn.outgoing])
+        return CommitResult(lost=frozenset(), refused={})
 
     def write(self, conn: Connection, commits: Sequence[EntityCommit]) -> CommitResult:
         """Everything after the check, in the caller's transaction.

@@ -32,43 +32,41 @@ class Candidates(msgspec.Struct, frozen=True):
     complete: bool
 
 
+class ClaimedMail(msgspec.Struct, frozen=True):
+    """Mail with its lock keys, and whether other drains have notes about this shard."""
+
+    mail: list[tuple[int, Mail]]
+    others_in_flight: bool
+
+
 class Mailboxes:
     """Statements that find and read the mail of a shard."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        ready = (
-            "SELECT m.lock_key, m.seq FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard "
-            f"AND m.due_at IS NULL AND m.seq > :after_seq AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        of_shard = "{message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard"
+        due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit"
+        ready = f"m.due_at IS NULL AND m.seq > :after_seq AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        self._candidates = dialect.sql(
+            "SELECT * FROM "
+            f"(SELECT m.lock_key, m.seq, 1 AS delayed FROM {of_shard} AND :after_seq = 0 AND {due}) AS d "
+            f"UNION ALL SELECT * FROM (SELECT m.lock_key, m.seq, 0 FROM {of_shard} AND {ready}) AS r"
         )
-        due = (
-            "SELECT m.lock_key, m.seq FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard "
-            f"AND m.due_at <= {dialect.now} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit"
-        )
-        self._ready = dialect.sql(ready)
-        self._due = dialect.sql(due)
-        columns = (
-            "m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
-            "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key"
-        )
-        fragments = {
-            "args_text": dialect.json_text("m.args"),
-            "now": dialect.now,
-            "claimed": dialect.any_of("m.lock_key", "keys"),
-        }
-        of_claimed = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard AND {claimed}"
-        self._read_ready = dialect.sql(
-            f"SELECT {columns} {of_claimed} AND m.due_at IS NULL AND m.seq <= :last_seq AND {_RUNNABLE} "
-            "ORDER BY m.seq LIMIT :limit",
-            **fragments,
-        )
-        self._read_due = dialect.sql(
-            f"SELECT {columns} {of_claimed} AND m.due_at <= {{now}} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit",
-            **fragments,
+        claimed = f"SELECT m.* FROM {of_shard} AND {{claimed}}"
+        read_before = f"m.due_at IS NULL AND m.seq <= :last_seq AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        self._read = dialect.sql(
+            "SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
+            "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key, (SELECT count(*) FROM {in_flight} AS f "
+            "WHERE f.shard_group = :shard_group AND f.shard = :shard AND f.token <> :token) "
+            f"FROM (SELECT * FROM ({claimed} AND {due}) AS d "
+            f"UNION ALL SELECT * FROM ({claimed} AND {read_before}) AS r) AS m ORDER BY m.seq",
+            args_text=dialect.json_text("m.args"),
+            now=dialect.now_once,
+            claimed=dialect.any_of("m.lock_key", "keys"),
         )
         shards = dialect.rowset("rows", g="text", n="int")
         self._waiting_ready = dialect.sql(self._waiting("sent_at", "due_at IS NULL", "seq"), shards=shards)
-        due_now = f"due_at <= {dialect.now}"
+        due_now = f"due_at <= {dialect.now_once}"
         self._waiting_due = dialect.sql(self._waiting("due_at", due_now, "due_at"), shards=shards)
 
     def _waiting(self, since: str, kind: str, order: str) -> str:
@@ -82,30 +80,29 @@ class Mailboxes:
 
     def candidates(self, conn: Connection, shard: ShardId, after_seq: int, limit: int) -> Candidates:
         """Entities of the shard with runnable mail, oldest mail first; ready mail from `after_seq` on."""
-        parameters = {"shard_group": shard.group, "shard": shard.number, "limit": limit}
-        ready = fetch(conn, self._ready, {**parameters, "after_seq": after_seq})
-        due = fetch(conn, self._due, parameters) if after_seq == 0 else ()
+        parameters = {"shard_group": shard.group, "shard": shard.number, "limit": limit, "after_seq": after_seq}
         keys: dict[int, int] = {}
-        for key, _seq in (*due, *ready):
+        last_seq, ready = after_seq, 0
+        for key, seq, delayed in fetch(conn, self._candidates, parameters):
             keys[key] = keys.get(key, 0) + 1
-        return Candidates(keys, ready[-1][1] if ready else after_seq, len(ready) < limit)
+            if not delayed:
+                last_seq, ready = max(last_seq, seq), ready + 1
+        return Candidates(keys, last_seq, ready < limit)
 
     def read(
-        self, conn: Connection, shard: ShardId, keys: Collection[int], last_seq: int, limit: int
-    ) -> list[tuple[int, Mail]]:
-        """The runnable mail of claimed entities with its lock keys, in order of `seq`."""
+        self, conn: Connection, shard: ShardId, token: str, keys: Collection[int], last_seq: int, limit: int
+    ) -> ClaimedMail:
+        """The runnable mail of claimed entities, in order of `seq`."""
         parameters = {
             "shard_group": shard.group,
             "shard": shard.number,
+            "token": token,
             "keys": self._dialect.values(keys),
+            "last_seq": last_seq,
             "limit": limit,
         }
-        rows = [
-            *fetch(conn, self._read_due, parameters),
-            *fetch(conn, self._read_ready, {**parameters, "last_seq": last_seq}),
-        ]
-        rows.sort(key=lambda row: row[2])
-        return [(row[12], _mail(row)) for row in rows]
+        rows = fetch(conn, self._read, parameters)
+        return ClaimedMail([(row[12], _mail(row)) for row in rows], bool(rows and rows[0][13]))
 
     def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
         """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
@@ -125,7 +122,8 @@ class InFlight:
         self._note = dialect.sql(
             "INSERT INTO {in_flight} (token, shard_group, shard, message_ids, noted_at) "
             f"VALUES (:token, :shard_group, :shard, :message_ids, {dialect.now}) "
-            "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at"
+            "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at "
+            f"RETURNING {dialect.drawn_fence}"
         )
         self._clear = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
         others = "FROM {in_flight} WHERE shard_group = :shard_group AND shard = :shard AND token <> :token"
@@ -145,9 +143,12 @@ class InFlight:
             f"{dialect.to_epoch(dialect.now)} - :older_than_s"
         )
 
-    def note(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> None:
-        """Write down what is about to run."""
-        run(conn, self._note, {**_of(shard, token), "message_ids": self._dialect.rows(list(ids))})
+    def note(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> int:
+        """Write down what is about to run; return a fence, a number larger than that of every earlier claim."""
+        for statement in self._dialect.draw_fence:
+            run(conn, statement)
+        parameters = {**_of(shard, token), "message_ids": self._dialect.rows(list(ids))}
+        return int(fetch(conn, self._note, parameters)[0][0])
 
     def clear(self, conn: Connection, token: str) -> None:
         run(conn, self._clear, {"token": token})

@@ -20,9 +20,9 @@ from entitycelery.address import Address, ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import EntityCommit, Mail, Mailbox
 from entitycelery.storage.port import CommitResult
-from entitycelery.storage.sql.commit import Commits, Refused
+from entitycelery.storage.sql.commit import Commits, Overtaken, Refused
 from entitycelery.storage.sql.dialects.base import Dialect, Locks
-from entitycelery.storage.sql.mailbox import Candidates, InFlight, Mailboxes
+from entitycelery.storage.sql.mailbox import Candidates, ClaimedMail, InFlight, Mailboxes
 from entitycelery.storage.sql.state import NEVER_STORED, States
 from entitycelery.storage.sql.statement import is_contention, rollback, run, store_errors, transaction
 
@@ -83,15 +83,15 @@ class SqlDrainSession:
         if not keys:
             return [], False
         # Read in a second statement: the first one's snapshot is older than the locks.
-        read = self._mailboxes.read(conn, self._shard, keys, last_seq, limit)
+        read = self._mailboxes.read(conn, self._shard, self._token, keys, last_seq, limit)
         mail, solo = self._runnable(conn, read)
         wanted = {key for key, _ in mail}
-        self._locks.release(conn, self._token, keys - wanted)
+        if wanted != keys:
+            self._locks.release(conn, self._token, keys - wanted)
         if not mail:
             return [], not solo
         stored = self._states.read(conn, {m.address for _, m in mail})
-        fence = self._dialect.next_fence(conn)
-        self._in_flight.note(conn, self._token, self._shard, [m.id for _, m in mail])
+        fence = self._in_flight.note(conn, self._token, self._shard, [m.id for _, m in mail])
         self._noted = True
         return _mailboxes(mail, stored, fence), False
 
@@ -112,15 +112,17 @@ class SqlDrainSession:
                 return claimed, found.last_seq
             after_seq, page = found.last_seq, min(page * 4, _LARGEST_PAGE)
 
-    def _runnable(self, conn: Connection, read: list[tuple[int, Mail]]) -> tuple[list[tuple[int, Mail]], bool]:
+    def _runnable(self, conn: Connection, read: ClaimedMail) -> tuple[list[tuple[int, Mail]], bool]:
         """What to run now; a message that was running when its process died runs alone, its crash counted first."""
-        suspects = self._in_flight.suspects(conn, self._token, self._shard, [m.id for _, m in read]) if read else set()
-        if suspects:
-            self._count_crash(conn, suspects)
-            return [], False
+        if read.others_in_flight:
+            ids = [mail.id for _, mail in read.mail]
+            suspects = self._in_flight.suspects(conn, self._token, self._shard, ids)
+            if suspects:
+                self._count_crash(conn, suspects)
+                return [], False
         held: set[Address] = set()
         clean: list[tuple[int, Mail]] = []
-        for key, mail in read:
+        for key, mail in read.mail:
             if mail.address in held:
                 continue
             if mail.crashes:
@@ -168,15 +170,23 @@ class SqlDrainSession:
             return self._commit_one_by_one(conn, commits, last=last)
 
     def _commit(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
-        try:
-            with transaction(conn, self._dialect.begin):
-                result = self._commits.write(conn, commits)
-                if last and self._noted:
-                    self._in_flight.clear(conn, self._token)
-        except Refused as exc:
-            return CommitResult(lost=frozenset(), refused=exc.outcomes)
-        self._noted = self._noted and not last
-        return result
+        clear = last and self._noted
+        writes = [self._commits.write]
+        if self._commits.is_plain(commits):
+            writes.insert(0, self._commits.write_plain)
+        for write in writes:
+            try:
+                with transaction(conn, self._dialect.begin):
+                    result = write(conn, commits)
+                    if clear:
+                        self._in_flight.clear(conn, self._token)
+            except Overtaken:
+                continue
+            except Refused as exc:
+                return CommitResult(lost=frozenset(), refused=exc.outcomes)
+            self._noted = self._noted and not clear
+            return result
+        raise AssertionError("the careful way of committing is never overtaken")
 
     def _commit_one_by_one(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
         lost: set[Address] = set()

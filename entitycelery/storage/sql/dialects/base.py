@@ -25,12 +25,19 @@ class Dialect(ABC):
 
     name: str
     now: str
+    now_once: str
+    """The present instant, evaluated once per statement, so that an index can be searched by it."""
     begin: str
     for_update: str
     instant_type: str
     script_now: str
     script_head: tuple[str, ...] = ()
     check_constraints: tuple[str, ...] = ()
+    draw_fence: tuple[str, ...] = ()
+    """What must run before `drawn_fence` gives a new number."""
+    drawn_fence: str
+    finish_messages: str | None = None
+    """One statement that deletes `:rows` of messages, if their rev is as given, and writes their replies."""
 
     guard: AbstractContextManager[Any] = nullcontext()
     """Held around every use of a connection."""
@@ -89,10 +96,6 @@ class Dialect(ABC):
     @abstractmethod
     def insert_message(self) -> str:
         """The INSERT ... SELECT of messages from `:rows`, which draws `seq` in the order of the rows."""
-
-    @abstractmethod
-    def next_fence(self, conn: Connection) -> int:
-        """A number larger than every earlier one."""
 
     @abstractmethod
     def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:

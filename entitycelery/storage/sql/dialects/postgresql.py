@@ -38,11 +38,25 @@ _SERVER_SETTINGS = {
 class PostgreSQL(Dialect):
     name = "postgresql"
     now = "clock_timestamp()"
+    now_once = "(SELECT clock_timestamp())"
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     for_update = "FOR UPDATE"
     instant_type = "timestamptz"
     script_now = "clock_timestamp()"
     check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
+    finish_messages = """
+        WITH ended AS MATERIALIZED (
+            SELECT * FROM json_to_recordset(CAST(:rows AS json))
+                AS r(id text, rev bigint, status text, result text, failure text)
+        ), gone AS (
+            DELETE FROM {message} AS m USING ended AS r WHERE m.id = r.id AND m.rev = r.rev
+            RETURNING m.id, m.fingerprint, m.type, m.entity_id, m.operation, r.status, r.result, r.failure
+        )
+        INSERT INTO {reply} (id, fingerprint, type, entity_id, operation, status, result, failure, finished_at)
+        SELECT id, fingerprint, type, entity_id, operation, status, CAST(result AS jsonb), CAST(failure AS jsonb),
+               clock_timestamp()
+        FROM gone
+    """
 
     def __init__(self, url: URL, cluster: str) -> None:
         super().__init__(url, cluster)
@@ -52,6 +66,7 @@ class PostgreSQL(Dialect):
             f"SET search_path TO {self.schema};",
         )
         self.ring_channel = f"entity_{cluster}_ring"
+        self.drawn_fence = f"nextval('{self.table('fence')}')"
         self._relay: Connection | None = None
         _cooperate_with_gevent()
 
@@ -100,9 +115,6 @@ class PostgreSQL(Dialect):
             ORDER BY s.id
             ON CONFLICT (id) DO NOTHING
         """
-
-    def next_fence(self, conn: Connection) -> int:
-        return int(fetch(conn, f"SELECT nextval('{self.table('fence')}')")[0][0])
 
     def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
         options = _SERVER_SETTINGS[role].format(timeout_ms=int(timeout_s * 1000))

@@ -34,9 +34,12 @@ _EXTRACTS = {"text": "TEXT", "int": "INTEGER", "float": "REAL", "bool": "INTEGER
 class SQLite(Dialect):
     name = "sqlite"
     now = "entity_now()"
+    now_once = "(SELECT entity_now())"
     begin = "BEGIN IMMEDIATE"
     for_update = ""
     instant_type = "REAL"
+    draw_fence = ("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'fence'",)
+    drawn_fence = "(SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'fence')"
     script_now = "CAST(strftime('%s', 'now') AS REAL)"
 
     def __init__(self, url: URL, cluster: str, clock: Callable[[], float] = time.time) -> None:
@@ -93,10 +96,6 @@ class SQLite(Dialect):
             ORDER BY r.ordinal
             ON CONFLICT (id) DO NOTHING
         """
-
-    def next_fence(self, conn: Connection) -> int:
-        statement = "UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'fence' RETURNING value"
-        return int(fetch(conn, statement)[0][0])
 
     def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
         arguments: dict[str, Any] = {"connect_args": {"timeout": timeout_s, "check_same_thread": False}}
