@@ -1,0 +1,197 @@
+"""What the conformance tests are made of: messages, commits, and a drain that handles everything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from entitycelery.address import Address, ShardId, fingerprint, keyed_message_id, lock_key, new_message_id
+from entitycelery.message import (
+    AppendOutcome,
+    Ended,
+    EntityCommit,
+    Failure,
+    Mail,
+    Mailbox,
+    NewMessage,
+    Retried,
+    Status,
+)
+from entitycelery.storage.port import DrainSession, closing_store
+from entitycelery.storage.sql.statement import fetch
+from entitycelery.storage.sql.store import SqlStore
+from entitycelery.storage.sql.url import driver_url
+
+CLUSTER = "conformance"
+SHARDS = 4
+SHARD = ShardId("default", 0)
+OTHER_SHARD = ShardId("default", 1)
+STORED, DUPLICATE, CONFLICT, FULL = (
+    AppendOutcome.STORED,
+    AppendOutcome.DUPLICATE,
+    AppendOutcome.CONFLICT,
+    AppendOutcome.FULL,
+)
+BROKEN = Failure(reason="HandlerFailed", type="builtins:ValueError", message="broken")
+
+_ROOT = Path(__file__).parents[2]
+
+
+def make_store(
+    url: str, *, cluster: str = CLUSTER, shards: int = SHARDS, connections: int = 20, timeout_s: float = 10.0
+) -> SqlStore:
+    return SqlStore(
+        driver_url(url), cluster=cluster, shards_per_group=shards, connections=connections, timeout_s=timeout_s
+    )
+
+
+@contextmanager
+def opened(url: str, **options: Any) -> Iterator[SqlStore]:
+    """A store with its schema, closed at the end."""
+    with closing_store(lambda: make_store(url, **options)) as store:
+        assert isinstance(store, SqlStore)
+        store.upgrade()
+        yield store
+
+
+def address(entity_id: str = "a", type_name: str = "Account") -> Address:
+    return Address(type_name, entity_id)
+
+
+def message(
+    entity_id: str = "a",
+    args: str = "{}",
+    *,
+    key: str | None = None,
+    operation: str = "add",
+    type_name: str = "Account",
+    cluster: str = CLUSTER,
+    shard: ShardId = SHARD,
+    **options: Any,
+) -> NewMessage:
+    """A message as an envelope would make it, except that every entity is in one shard unless said otherwise."""
+    to = address(entity_id, type_name)
+    message_id = new_message_id() if key is None else keyed_message_id(cluster, to, operation, key)
+    fields: dict[str, Any] = {
+        "id": message_id,
+        "fingerprint": fingerprint(to, operation, args.encode()),
+        "shard": shard,
+        "address": to,
+        "lock_key": lock_key(cluster, to),
+        "operation": operation,
+        "args": args,
+        "keyed": key is not None,
+        **options,
+    }
+    return NewMessage(**fields)
+
+
+def append(store: SqlStore, *messages: NewMessage, **options: Any) -> list[AppendOutcome]:
+    return store.append(messages, nonce=os.urandom(8).hex(), **options)
+
+
+def ended(mail: Mail, *, status: Status = Status.DONE, outgoing: Sequence[NewMessage] = ()) -> Ended:
+    failure = BROKEN if status in (Status.FAILED, Status.DEAD) else None
+    result = "null" if status is Status.DONE else None
+    return Ended(mail, status, result=result, failure=failure, outgoing=tuple(outgoing))
+
+
+def retried(mail: Mail, *, after_s: float, blocking: bool = False) -> Retried:
+    return Retried(mail, after_s, blocking, BROKEN)
+
+
+def commit_of(mailbox: Mailbox, *turns: Ended | Retried, state: str | None = '{"n": 1}') -> EntityCommit:
+    """The commit of these turns; of all mail of the mailbox when none is given."""
+    given = turns or tuple(ended(mail) for mail in mailbox.mail)
+    return EntityCommit(mailbox.address, mailbox.lock_key, mailbox.stored.version, 1, state, given)
+
+
+def handle(session: DrainSession, *, limit: int = 100) -> list[str]:
+    """Claim, finish and release everything that can be had, and return the ids in the order of handling."""
+    handled: list[str] = []
+    while mailboxes := session.claim(limit):
+        result = session.commit([commit_of(mailbox) for mailbox in mailboxes], last=True)
+        assert not result.refused
+        handled += [
+            mail.id
+            for mail in sorted((mail for mailbox in mailboxes for mail in mailbox.mail), key=lambda mail: mail.seq)
+            if mail.address not in result.lost
+        ]
+        session.release(mailboxes)
+    return handled
+
+
+def handle_all(store: SqlStore, shard: ShardId = SHARD) -> list[str]:
+    with store.drain_session(shard) as session:
+        return handle(session)
+
+
+def claimed_ids(mailboxes: Sequence[Mailbox]) -> list[str]:
+    return [mail.id for mailbox in mailboxes for mail in mailbox.mail]
+
+
+def query(store: SqlStore, statement: str, **params: Any) -> list[tuple[Any, ...]]:
+    """Look into the tables, which are written `{message}`."""
+    with store._connection("looking") as conn:
+        return [tuple(row) for row in fetch(conn, store.dialect.sql(statement), params)]
+
+
+def change(store: SqlStore, statement: str, **params: Any) -> None:
+    """Change a table behind the store's back."""
+    with store._connection("changing") as conn:
+        conn.exec_driver_sql(store.dialect.sql(statement), params)
+
+
+class Program:
+    """A Python program in a process of its own, which says READY and then waits until it is ended."""
+
+    def __init__(self, source: str, *arguments: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", source, *arguments],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        """The next line it prints."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def kill(self) -> None:
+        """End it the hard way; it gets no chance to clean up."""
+        self._process.kill()
+        self._process.wait()
+
+    def finish(self) -> int:
+        """Let it go on past its waiting and wait for its end."""
+        self._process.communicate("\n", timeout=60)
+        return self._process.returncode
+
+
+HOLDER = """
+import sys
+from tests.storage.support import SHARD, claimed_ids, opened
+with opened(sys.argv[1]) as store, store.drain_session(SHARD) as session:
+    session.attend()
+    mailboxes = session.claim(100)
+    print("READY", *claimed_ids(mailboxes), flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def holder(url: str) -> Iterator[Program]:
+    """A process whose drain attends the shard and holds all its mail."""
+    program = Program(HOLDER, url)
+    try:
+        assert program.line().startswith("READY")
+        yield program
+    finally:
+        program.kill()
