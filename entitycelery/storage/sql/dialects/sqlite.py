@@ -126,9 +126,6 @@ class SQLite(Dialect):
     def waiter(self, engine: Callable[[], Engine]) -> AbstractContextManager[ReplyWaiter]:
         return nullcontext(PollingWaiter(0.002, 0.05))
 
-    def announce(self, conn: Connection, replies: Sequence[tuple[str, str]]) -> None:
-        """Nobody listens: waiters poll."""
-
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:
         if conn.dialect.name != "sqlite":
             raise ConfigurationError(f"options(connection=...) is of {conn.dialect.name}, the store is SQLite")
@@ -138,6 +135,10 @@ class SQLite(Dialect):
                 raise ConfigurationError(f"options(connection=...) is of {theirs}, the store is {ours}")
         driver: Any = conn.connection.driver_connection
         driver.create_function("entity_now", 0, self._clock)
+        if driver.isolation_level is not None and not driver.in_transaction:
+            # The driver begins a transaction only before a change: a savepoint would be the outermost, and its end
+            # would commit what the caller may still roll back.
+            driver.execute("BEGIN")
 
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Nothing tells of a commit; the sweep finds the messages."""
