@@ -103,17 +103,17 @@ class Drain:
 
     def run(self) -> int:
         deadline_s = time.monotonic() + self._settings.drain_budget_s
+        batches = 0
         while True:
-            if not self._attending and time.monotonic() < deadline_s:
-                self._attend()
             mailboxes = self._session.claim(self._settings.batch_size)
-            if not mailboxes:
-                if not self._forsake():
-                    return self._turns
-                mailboxes = self._session.claim(self._settings.batch_size)
-                if not mailboxes:
-                    return self._turns
-            self._run_batch(mailboxes)
+            if not mailboxes and not self._forsake():
+                return self._turns
+            if mailboxes:
+                if batches and not self._attending:
+                    # There is a stream of mail: tell senders that they need not ring.
+                    self._attend()
+                self._run_batch(mailboxes)
+                batches += 1
             if time.monotonic() >= deadline_s:
                 # Other shards, and the app's own tasks, want this pool slot too.
                 self._forsake()
@@ -312,9 +312,6 @@ class Drain:
     def _after_commit(self, steps: list[Step]) -> None:
         self._turns += len(steps)
         ended = [step.turn for step in steps if isinstance(step.turn, Ended)]
-        replies = [(turn.mail.reply_to, turn.mail.id) for turn in ended if turn.mail.reply_to]
-        if replies:
-            self._session.announce(replies)
         written = {m.shard for turn in ended for m in turn.outgoing if not (m.delay_s or m.deliver_at_epoch_s)}
         if self._attending:
             written.discard(self._shard)

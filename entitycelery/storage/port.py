@@ -132,7 +132,10 @@ class DrainSession(Protocol):
         """
 
     def commit(self, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
-        """Commit turns, each entity all or nothing; `last` also clears the note of what is running."""
+        """Commit turns, each entity all or nothing, and tell whoever waits for the replies.
+
+        `last` also clears the note of what is running.
+        """
 
     def release(self, mailboxes: Collection[Mailbox]) -> None:
         """Release the claims of these entities."""
@@ -148,9 +151,6 @@ class DrainSession(Protocol):
 
     def rollback_turn(self) -> None:
         """Undo the transaction of `open_turn`."""
-
-    def announce(self, replies: Sequence[tuple[str, str]]) -> None:
-        """Tell waiters, after the commit: pairs of channel and message id."""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
@@ -15,10 +16,11 @@ from entitycelery.address import Address
 from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, NewMessage, Retried, Status
 from entitycelery.storage.port import CommitResult
 from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.mailbox import InFlight
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.reply import Replies, failure_json
 from entitycelery.storage.sql.state import States
-from entitycelery.storage.sql.statement import fetch, run
+from entitycelery.storage.sql.statement import fetch, fetch_last, rollback, run, transaction
 
 _REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
 
@@ -31,10 +33,6 @@ class Refused(Exception):
         self.outcomes = outcomes
 
 
-class Overtaken(Exception):
-    """Another writer got hold of a message or a state, so the plain way is undone and the careful one taken."""
-
-
 class Commits:
     """Statements of the commit.
 
@@ -43,8 +41,11 @@ class Commits:
     it either takes the whole batch or nothing.
     """
 
-    def __init__(self, dialect: Dialect, messages: Messages, states: States, replies: Replies) -> None:
+    def __init__(
+        self, dialect: Dialect, messages: Messages, states: States, replies: Replies, in_flight: InFlight
+    ) -> None:
         self._dialect = dialect
+        self._in_flight = in_flight
         self._messages = messages
         self._states = states
         self._replies = replies
@@ -52,7 +53,10 @@ class Commits:
             f"SELECT id, rev FROM {{message}} WHERE {{among}} ORDER BY id {dialect.for_update}",
             among=dialect.any_of("id", "ids"),
         )
-        self._finish = dialect.sql(dialect.finish_messages) if dialect.finish_messages else ""
+        self._announce = dialect.sql(dialect.announce)
+        self._finish: tuple[str, ...] = ()
+        if dialect.finish_messages:
+            self._finish = dialect.script(dialect.begin, dialect.sql(dialect.finish_messages))
         self._delete = dialect.sql("DELETE FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._retry = dialect.sql(
             "UPDATE {message} SET attempt = attempt + 1, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
@@ -95,12 +99,11 @@ class Commits:
             isinstance(turn, Ended) and turn.status is not Status.DEAD for commit in commits for turn in commit.turns
         )
 
-    def write_plain(self, conn: Connection, commits: Sequence[EntityCommit]) -> CommitResult:
-        """Commit a plain batch as a whole, in the caller's transaction.
+    def commit_plain(self, conn: Connection, commits: Sequence[EntityCommit], clear: str | None) -> bool:
+        """Commit a plain batch and clear the note of drain `clear`; False, with nothing done, if an entity would lose.
 
         Raises:
-            Overtaken: An entity would lose.
-            Refused: Outgoing mail was refused.
+            Refused: Outgoing mail was refused; nothing was done.
         """
         ended = [turn for commit in commits for turn in commit.turns if isinstance(turn, Ended)]
         ended.sort(key=lambda turn: turn.mail.id)
@@ -114,12 +117,47 @@ class Commits:
             }
             for turn in ended
         ]
-        if run(conn, self._finish, {"rows": self._dialect.rows(rows)}) != len(rows):
-            raise Overtaken
-        if len(self._states.write(conn, commits)) != len(commits):
-            raise Overtaken
-        self._send(conn, [message for turn in ended for message in turn.outgoing])
-        return CommitResult(lost=frozenset(), refused={})
+        try:
+            result = conn.exec_driver_sql(self._finish[0], {"rows": self._dialect.rows(rows)})
+            if result.rowcount != len(rows) or len(self._states.write(conn, commits)) != len(commits):
+                rollback(conn)
+                return False
+            self._send(conn, [message for turn in ended for message in turn.outgoing])
+            statements, parameters = self._ending(commits, clear)
+            fetch_last(conn, self._dialect.script(*statements), parameters)
+        except BaseException:
+            rollback(conn)
+            raise
+        return True
+
+    def commit(self, conn: Connection, commits: Sequence[EntityCommit], clear: str | None) -> CommitResult:
+        """Commit a batch with care, each loser dropped alone, and clear the note of drain `clear`.
+
+        Raises:
+            Refused: Outgoing mail was refused; nothing was done.
+        """
+        with transaction(conn, self._dialect.begin):
+            result = self.write(conn, commits)
+            if clear is not None:
+                self._in_flight.clear(conn, clear)
+        self.announce(conn, [commit for commit in commits if commit.address not in result.lost])
+        return result
+
+    def announce(self, conn: Connection, commits: Sequence[EntityCommit]) -> None:
+        """Tell whoever waits for the replies, after the commit."""
+        parameters = _announced(commits)
+        if self._announce and parameters:
+            fetch(conn, self._announce, parameters)
+
+    def _ending(self, commits: Sequence[EntityCommit], clear: str | None) -> tuple[list[str], dict[str, Any]]:
+        statements, parameters = ["COMMIT"], _announced(commits)
+        if self._announce and parameters:
+            # After the commit: notifying transactions wait for each other, and a reply must be there to be read.
+            statements.append(self._announce)
+        if clear is not None:
+            statements.insert(0, self._in_flight.clear_statement)
+            parameters = {**parameters, "token": clear}
+        return statements, parameters
 
     def write(self, conn: Connection, commits: Sequence[EntityCommit]) -> CommitResult:
         """Everything after the check, in the caller's transaction.
@@ -176,3 +214,8 @@ class Commits:
             for turn in turns
         ]
         run(conn, self._bury, {"rows": self._dialect.rows(rows)})
+
+
+def _announced(commits: Sequence[EntityCommit]) -> dict[str, Any]:
+    ended = [turn.mail for commit in commits for turn in commit.turns if isinstance(turn, Ended) and turn.mail.reply_to]
+    return {"channels": [mail.reply_to for mail in ended], "replied": [mail.id for mail in ended]} if ended else {}

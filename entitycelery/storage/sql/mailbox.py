@@ -33,9 +33,10 @@ class Candidates(msgspec.Struct, frozen=True):
 
 
 class ClaimedMail(msgspec.Struct, frozen=True):
-    """Mail with its lock keys, and whether other drains have notes about this shard."""
+    """Mail with its lock keys, the fence of this claim, and whether other drains have notes about this shard."""
 
     mail: list[tuple[int, Mail]]
+    fence: int
     others_in_flight: bool
 
 
@@ -57,11 +58,12 @@ class Mailboxes:
         self._read = dialect.sql(
             "SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
             "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key, (SELECT count(*) FROM {in_flight} AS f "
-            "WHERE f.shard_group = :shard_group AND f.shard = :shard AND f.token <> :token) "
+            "WHERE f.shard_group = :shard_group AND f.shard = :shard AND f.token <> :token), {fence} "
             f"FROM (SELECT * FROM ({claimed} AND {due}) AS d "
             f"UNION ALL SELECT * FROM ({claimed} AND {read_before}) AS r) AS m ORDER BY m.seq",
             args_text=dialect.json_text("m.args"),
             now=dialect.now_once,
+            fence=dialect.drawn_fence,
             claimed=dialect.any_of("m.lock_key", "keys"),
         )
         shards = dialect.rowset("rows", g="text", n="int")
@@ -101,8 +103,12 @@ class Mailboxes:
             "last_seq": last_seq,
             "limit": limit,
         }
+        for statement in self._dialect.draw_fence:
+            run(conn, statement)
         rows = fetch(conn, self._read, parameters)
-        return ClaimedMail([(row[12], _mail(row)) for row in rows], bool(rows and rows[0][13]))
+        if not rows:
+            return ClaimedMail([], 0, False)
+        return ClaimedMail([(row[12], _mail(row)) for row in rows], int(rows[0][14]), bool(rows[0][13]))
 
     def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
         """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
@@ -119,13 +125,12 @@ class InFlight:
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        self._note = dialect.sql(
+        self.note_statement = dialect.sql(
             "INSERT INTO {in_flight} (token, shard_group, shard, message_ids, noted_at) "
             f"VALUES (:token, :shard_group, :shard, :message_ids, {dialect.now}) "
-            "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at "
-            f"RETURNING {dialect.drawn_fence}"
+            "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at"
         )
-        self._clear = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
+        self.clear_statement = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
         others = "FROM {in_flight} WHERE shard_group = :shard_group AND shard = :shard AND token <> :token"
         self._others = dialect.sql(f"SELECT token, message_ids {others}")
         self._others_locked = dialect.sql(f"SELECT token, message_ids {others} ORDER BY token {dialect.for_update}")
@@ -143,15 +148,15 @@ class InFlight:
             f"{dialect.to_epoch(dialect.now)} - :older_than_s"
         )
 
-    def note(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> int:
-        """Write down what is about to run; return a fence, a number larger than that of every earlier claim."""
-        for statement in self._dialect.draw_fence:
-            run(conn, statement)
-        parameters = {**_of(shard, token), "message_ids": self._dialect.rows(list(ids))}
-        return int(fetch(conn, self._note, parameters)[0][0])
+    def note(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> None:
+        """Write down what is about to run."""
+        run(conn, self.note_statement, self.note_parameters(token, shard, ids))
+
+    def note_parameters(self, token: str, shard: ShardId, ids: Collection[str]) -> dict[str, object]:
+        return {**_of(shard, token), "message_ids": self._dialect.rows(list(ids))}
 
     def clear(self, conn: Connection, token: str) -> None:
-        run(conn, self._clear, {"token": token})
+        run(conn, self.clear_statement, {"token": token})
 
     def suspects(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> set[str]:
         """Those of our claimed messages that another drain was running when it lost its claims."""
@@ -172,7 +177,7 @@ class InFlight:
             if left:
                 run(conn, self._replace, {"token": other, "message_ids": self._dialect.rows(left)})
             else:
-                run(conn, self._clear, {"token": other})
+                run(conn, self.clear_statement, {"token": other})
 
     def purge(self, conn: Connection, older_than_s: float) -> int:
         """Remove notes that nobody will come back to."""

@@ -20,7 +20,7 @@ from entitycelery.address import Address, ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import EntityCommit, Mail, Mailbox
 from entitycelery.storage.port import CommitResult
-from entitycelery.storage.sql.commit import Commits, Overtaken, Refused
+from entitycelery.storage.sql.commit import Commits, Refused
 from entitycelery.storage.sql.dialects.base import Dialect, Locks
 from entitycelery.storage.sql.mailbox import Candidates, ClaimedMail, InFlight, Mailboxes
 from entitycelery.storage.sql.state import NEVER_STORED, States
@@ -90,10 +90,11 @@ class SqlDrainSession:
             self._locks.release(conn, self._token, keys - wanted)
         if not mail:
             return [], not solo
-        stored = self._states.read(conn, {m.address for _, m in mail})
-        fence = self._in_flight.note(conn, self._token, self._shard, [m.id for _, m in mail])
+        note = self._in_flight.note_parameters(self._token, self._shard, [m.id for _, m in mail])
+        addresses = {m.address for _, m in mail}
+        stored = self._states.read(conn, addresses, before=(self._in_flight.note_statement, note))
         self._noted = True
-        return _mailboxes(mail, stored, fence), False
+        return _mailboxes(mail, stored, read.fence), False
 
     def _lock_candidates(self, conn: Connection, limit: int) -> tuple[set[int], int]:
         # Entities, not messages: what is busy elsewhere is read past, so that it does not hide the rest.
@@ -170,23 +171,16 @@ class SqlDrainSession:
             return self._commit_one_by_one(conn, commits, last=last)
 
     def _commit(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
-        clear = last and self._noted
-        writes = [self._commits.write]
-        if self._commits.is_plain(commits):
-            writes.insert(0, self._commits.write_plain)
-        for write in writes:
-            try:
-                with transaction(conn, self._dialect.begin):
-                    result = write(conn, commits)
-                    if clear:
-                        self._in_flight.clear(conn, self._token)
-            except Overtaken:
-                continue
-            except Refused as exc:
-                return CommitResult(lost=frozenset(), refused=exc.outcomes)
-            self._noted = self._noted and not clear
-            return result
-        raise AssertionError("the careful way of committing is never overtaken")
+        clear = self._token if last and self._noted else None
+        try:
+            if self._commits.is_plain(commits) and self._commits.commit_plain(conn, commits, clear):
+                result = CommitResult(lost=frozenset(), refused={})
+            else:
+                result = self._commits.commit(conn, commits, clear)
+        except Refused as exc:
+            return CommitResult(lost=frozenset(), refused=exc.outcomes)
+        self._noted = self._noted and clear is None
+        return result
 
     def _commit_one_by_one(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
         lost: set[Address] = set()
@@ -242,6 +236,7 @@ class SqlDrainSession:
                 self.rollback_turn()
                 return result
             run(conn, "COMMIT")
+            self._commits.announce(conn, [commit])
         self._close_turn()
         return result
 
@@ -256,10 +251,6 @@ class SqlDrainSession:
             event.remove(conn, "commit", _refuse_commit)
             event.remove(conn, "rollback", _refuse_rollback)
             conn.close()
-
-    def announce(self, replies: Sequence[tuple[str, str]]) -> None:
-        with self._use("announcing replies") as conn:
-            self._dialect.announce(conn, replies)
 
     def end(self) -> None:
         """Release everything; a session that cannot is closed, which releases it too."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy.engine import Connection
 
 from entitycelery.address import Address
 from entitycelery.message import EntityCommit, StoredState
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.statement import fetch
+from entitycelery.storage.sql.statement import fetch, fetch_last
 
 NEVER_STORED = StoredState(version=0, state_version=0, state=None)
 
@@ -48,15 +49,24 @@ class States:
             ),
         )
 
-    def read(self, conn: Connection, addresses: Collection[Address]) -> dict[Address, StoredState]:
-        """The committed states of those entities that have a row."""
+    def read(
+        self,
+        conn: Connection,
+        addresses: Collection[Address],
+        before: tuple[str, Mapping[str, Any]] | None = None,
+    ) -> dict[Address, StoredState]:
+        """The committed states of those entities that have a row; after the statement `before`, in its round trip."""
         by_type: dict[str, list[str]] = {}
         for address in addresses:
             by_type.setdefault(address.type, []).append(address.id)
         found: dict[Address, StoredState] = {}
         # By type and a list of ids, not by a join: whatever the statistics say, that is a search of the primary key.
         for type_name, ids in by_type.items():
-            for row in fetch(conn, self._of_type, {"type": type_name, "ids": self._dialect.values(ids)}):
+            statements, parameters = [self._of_type], {"type": type_name, "ids": self._dialect.values(ids)}
+            if before is not None:
+                statements, parameters = [before[0], self._of_type], {**parameters, **before[1]}
+                before = None
+            for row in fetch_last(conn, self._dialect.script(*statements), parameters):
                 found[Address(row[0], row[1])] = StoredState(row[2], row[3], row[4])
         return found
 

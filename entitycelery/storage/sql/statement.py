@@ -25,6 +25,14 @@ def run(conn: Connection, statement: str, params: Mapping[str, Any] | None = Non
     return conn.exec_driver_sql(statement, dict(params or {})).rowcount
 
 
+def fetch_last(conn: Connection, script: Sequence[str], params: Mapping[str, Any]) -> Sequence[Row]:
+    """Run the statements of a script (see `Dialect.script`) and return the rows of the last."""
+    result: Any = None
+    for statement in script:
+        result = conn.exec_driver_sql(statement, dict(params))
+    return result.all() if result.returns_rows else ()
+
+
 @contextmanager
 def transaction(conn: Connection, begin: str) -> Iterator[Connection]:
     """One transaction on a connection that is in autocommit mode otherwise.

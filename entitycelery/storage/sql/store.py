@@ -55,7 +55,7 @@ class SqlStore:
         self._in_flight = InFlight(self.dialect)
         self._states = States(self.dialect)
         self._replies = Replies(self.dialect)
-        self._commits = Commits(self.dialect, self._messages, self._states, self._replies)
+        self._commits = Commits(self.dialect, self._messages, self._states, self._replies, self._in_flight)
         self._schema = Schema(self.dialect, shards_per_group)
         self._engines: dict[Role, Engine] = {}
         self._mutex = threading.Lock()

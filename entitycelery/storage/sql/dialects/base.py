@@ -34,7 +34,7 @@ class Dialect(ABC):
     script_head: tuple[str, ...] = ()
     check_constraints: tuple[str, ...] = ()
     draw_fence: tuple[str, ...] = ()
-    """What must run before `drawn_fence` gives a new number."""
+    """What must run before `drawn_fence` gives a number larger than every earlier one."""
     drawn_fence: str
     finish_messages: str | None = None
     """One statement that deletes `:rows` of messages, if their rev is as given, and writes their replies."""
@@ -52,6 +52,10 @@ class Dialect(ABC):
         """A statement in the driver's spelling: `{table}` is qualified, `:name` becomes a bound parameter."""
         filled = _TABLE.sub(lambda m: fragments.get(m.group(1)) or self.table(m.group(1)), template)
         return self._styled(" ".join(filled.split()))
+
+    def script(self, *statements: str) -> tuple[str, ...]:
+        """Statements that run one after the other; in one round trip where the driver can."""
+        return statements
 
     def rows(self, rows: Sequence[Any]) -> str:
         """The parameter for a `rowset`."""
@@ -113,9 +117,8 @@ class Dialect(ABC):
     def waiter(self, engine: Callable[[], Engine]) -> AbstractContextManager[ReplyWaiter]:
         """A waiter for replies."""
 
-    @abstractmethod
-    def announce(self, conn: Connection, replies: Sequence[tuple[str, str]]) -> None:
-        """Tell waiters that replies are there."""
+    announce: str = ""
+    """The statement that tells waiters of replies, lists `:channels` and `:replied`; empty: nobody hears."""
 
     @abstractmethod
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:

@@ -44,6 +44,7 @@ class PostgreSQL(Dialect):
     instant_type = "timestamptz"
     script_now = "clock_timestamp()"
     check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
+    announce = "SELECT pg_notify(c, i) FROM unnest(CAST(:channels AS text[]), CAST(:replied AS text[])) AS u(c, i)"
     finish_messages = """
         WITH ended AS MATERIALIZED (
             SELECT * FROM json_to_recordset(CAST(:rows AS json))
@@ -66,7 +67,8 @@ class PostgreSQL(Dialect):
             f"SET search_path TO {self.schema};",
         )
         self.ring_channel = f"entity_{cluster}_ring"
-        self.drawn_fence = f"nextval('{self.table('fence')}')"
+        # A subquery, so that it is drawn once per statement and not once per row.
+        self.drawn_fence = f"(SELECT nextval('{self.table('fence')}'))"
         self._relay: Connection | None = None
         _cooperate_with_gevent()
 
@@ -75,6 +77,9 @@ class PostgreSQL(Dialect):
 
     def _styled(self, statement: str) -> str:
         return parameters_replaced(statement.replace("%", "%%"), "%(name)s")
+
+    def script(self, *statements: str) -> tuple[str, ...]:
+        return ("; ".join(statements),)
 
     def rowset(self, parameter: str, **columns: str) -> str:
         listed = ", ".join(f"{name} {_KINDS[kind]}" for name, kind in columns.items())
@@ -145,14 +150,6 @@ class PostgreSQL(Dialect):
     def waiter(self, engine: Callable[[], Engine]) -> Iterator[ReplyWaiter]:
         with engine().connect() as conn:
             yield ListeningWaiter(conn)
-
-    def announce(self, conn: Connection, replies: Sequence[tuple[str, str]]) -> None:
-        channels, ids = zip(*replies, strict=True)
-        run(
-            conn,
-            "SELECT pg_notify(c, i) FROM unnest(%(channels)s, %(ids)s) AS u(c, i)",
-            {"channels": list(channels), "ids": list(ids)},
-        )
 
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:
         if conn.dialect.name != "postgresql":
