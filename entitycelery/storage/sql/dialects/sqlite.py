@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from sqlalchemy import create_engine, event
@@ -164,8 +164,11 @@ class SQLite(Dialect):
 class Liveness:
     """Which processes live: each holds a POSIX lock on a file of its own.
 
-    POSIX locks belong to the process and not to the open file, so a forked child does not keep a dead parent's.
+    POSIX locks belong to the process and not to the open file, so a forked child does not keep a dead parent's. For
+    the same reason a process can neither test nor reopen a file of its own: it remembers which they are.
     """
+
+    _ours: ClassVar[set[tuple[int, str]]] = set()
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -181,6 +184,7 @@ class Liveness:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
                 self._token = os.urandom(8).hex()
+                self._ours.add((self._pid, self._token))
                 if self._folder is not None:
                     self._folder.mkdir(exist_ok=True)
                     self._file = (self._folder / self._token).open("w")
@@ -189,8 +193,7 @@ class Liveness:
 
     def alive(self, token: str) -> bool:
         """Whether the process of this name lives."""
-        # Closing any handle on our own file would drop our lock: never open it again.
-        if token == self.token:
+        if (os.getpid(), token) in self._ours:
             return True
         if self._folder is None:
             return False
