@@ -56,6 +56,8 @@ class SqlDrainSession:
         self._mutex = threading.RLock()
         self._token = os.urandom(8).hex()
         self._noted = False
+        # By lock key the entities that hold it: two may share one, and what is held must not be taken twice.
+        self._held: dict[int, set[Address]] = {}
         self._turn_conn: Connection | None = None
 
     # Attention
@@ -92,7 +94,9 @@ class SqlDrainSession:
             return [], not solo
         note = self._in_flight.note_parameters(self._token, self._shard, [m.id for _, m in mail])
         addresses = {m.address for _, m in mail}
-        stored = self._states.read(conn, addresses, before=(self._in_flight.note_statement, note))
+        for key, message in mail:
+            self._held.setdefault(key, set()).add(message.address)
+        stored = self._states.read(conn, addresses, before=self._in_flight.note_statement, before_parameters=note)
         self._noted = True
         return _mailboxes(mail, stored, read.fence), False
 
@@ -103,7 +107,7 @@ class SqlDrainSession:
         seen, after_seq, page = 0, 0, limit
         while True:
             found: Candidates = self._mailboxes.candidates(conn, self._shard, after_seq, page)
-            new = found.keys.keys() - claimed - refused
+            new = found.keys.keys() - claimed - refused - self._held.keys()
             if new:
                 granted = self._locks.claim(conn, self._token, new)
                 claimed |= granted
@@ -147,7 +151,7 @@ class SqlDrainSession:
 
     def release(self, mailboxes: Collection[Mailbox]) -> None:
         with self._use("releasing claims") as conn:
-            self._locks.release(conn, self._token, {m.lock_key for m in mailboxes})
+            self._release(conn, mailboxes)
 
     def keep_only(self, running: Collection[str], released: Collection[Mailbox]) -> None:
         with self._use("giving entities back") as conn:
@@ -156,7 +160,17 @@ class SqlDrainSession:
                 self._in_flight.note(conn, self._token, self._shard, running)
             else:
                 self._in_flight.clear(conn, self._token)
-            self._locks.release(conn, self._token, {m.lock_key for m in released})
+            self._release(conn, released)
+
+    def _release(self, conn: Connection, mailboxes: Collection[Mailbox]) -> None:
+        free: set[int] = set()
+        for mailbox in mailboxes:
+            holders = self._held.get(mailbox.lock_key, set())
+            holders.discard(mailbox.address)
+            if not holders and self._held.pop(mailbox.lock_key, None) is not None:
+                free.add(mailbox.lock_key)
+        if free:
+            self._locks.release(conn, self._token, free)
 
     # Commits
 
@@ -207,7 +221,7 @@ class SqlDrainSession:
         with store_errors("opening a turn's transaction"):
             conn = self._engine.connect()
             try:
-                conn.exec_driver_sql(self._dialect.begin)
+                conn.exec_driver_sql(self._dialect.begin_turn)
                 alive = self._commits.still_pending(conn, mail)
                 version = self._states.read(conn, [mailbox.address]).get(mailbox.address, NEVER_STORED).version
                 if not alive or version != mailbox.stored.version:
