@@ -93,9 +93,12 @@ class Messages:
             outcomes = dict.fromkeys((m.id for m in messages), AppendOutcome.STORED)
         else:
             outcomes = self._append_keyed(conn, messages, parameters)
+        limited: dict[Address, list[NewMessage]] = {}
         for message in messages:
             if message.capacity is not None and outcomes[message.id] is AppendOutcome.STORED:
-                self._check_capacity(conn, message, outcomes)
+                limited.setdefault(message.address, []).append(message)
+        for stored in limited.values():
+            outcomes.update(dict.fromkeys(self._overflow(conn, stored), AppendOutcome.FULL))
         return [outcomes[m.id] for m in messages]
 
     def _append_keyed(
@@ -112,10 +115,13 @@ class Messages:
             self._refuse_other_shards(conn)
         raise StoreUnavailable("a keyed send met its own message's end again and again; the store is misbehaving")
 
-    def _check_capacity(self, conn: Connection, message: NewMessage, outcomes: dict[str, AppendOutcome]) -> None:
-        [(pending,)] = fetch(conn, self._count, _entity_parameters(message.address, message.shard, message.lock_key))
-        if pending > (message.capacity or pending):
-            outcomes[message.id] = AppendOutcome.FULL
+    def _overflow(self, conn: Connection, stored: Sequence[NewMessage]) -> list[str]:
+        """The ids of those messages, just stored for one entity, that its mailbox has no room for: the last ones."""
+        ids = list(dict.fromkeys(message.id for message in stored))
+        last = stored[-1]
+        pending = self.count(conn, last.address, last.shard, last.lock_key)
+        over = max(0, pending - (last.capacity or pending))
+        return ids[len(ids) - min(over, len(ids)) :]
 
     def _refuse_other_shards(self, conn: Connection) -> None:
         kept = fetch(conn, self._shards_kept)
