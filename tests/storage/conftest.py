@@ -38,3 +38,9 @@ def durable(store_url: str) -> Iterator[SqlStore]:
 def postgres(postgres_url: str) -> Iterator[SqlStore]:
     with opened(postgres_url) as made:
         yield made
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url: str) -> Iterator[SqlStore]:
+    with opened(sqlite_url) as made:
+        yield made
