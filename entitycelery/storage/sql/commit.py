@@ -20,7 +20,7 @@ from entitycelery.storage.sql.mailbox import InFlight
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.reply import Replies, failure_json
 from entitycelery.storage.sql.state import States
-from entitycelery.storage.sql.statement import fetch, fetch_last, rollback, run, transaction
+from entitycelery.storage.sql.statement import fetch, rollback, run, run_script, transaction
 
 _REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
 
@@ -56,7 +56,7 @@ class Commits:
         self._announce = dialect.sql(dialect.announce)
         self._finish: tuple[str, ...] = ()
         if dialect.finish_messages:
-            self._finish = dialect.script(dialect.begin, dialect.sql(dialect.finish_messages))
+            self._finish = (dialect.begin, dialect.sql(dialect.finish_messages))
         self._delete = dialect.sql("DELETE FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._retry = dialect.sql(
             "UPDATE {message} SET attempt = attempt + 1, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
@@ -118,13 +118,14 @@ class Commits:
             for turn in ended
         ]
         try:
-            result = conn.exec_driver_sql(self._finish[0], {"rows": self._dialect.rows(rows)})
+            finish = {"rows": self._dialect.rows(rows)}
+            result = run_script(conn, self._finish, finish, together=self._dialect.together)
             if result.rowcount != len(rows) or len(self._states.write(conn, commits)) != len(commits):
                 rollback(conn)
                 return False
             self._send(conn, [message for turn in ended for message in turn.outgoing])
             statements, parameters = self._ending(commits, clear)
-            fetch_last(conn, self._dialect.script(*statements), parameters)
+            run_script(conn, statements, parameters, together=self._dialect.together)
         except BaseException:
             rollback(conn)
             raise

@@ -47,10 +47,10 @@ class Mailboxes:
         self._dialect = dialect
         of_shard = "{message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard"
         due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit"
-        ready = f"m.due_at IS NULL AND m.seq > :after_seq AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        ready = f"m.due_at IS NULL AND m.seq > CAST(:after_seq AS bigint) AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
         self._candidates = dialect.sql(
-            "SELECT * FROM "
-            f"(SELECT m.lock_key, m.seq, 1 AS delayed FROM {of_shard} AND :after_seq = 0 AND {due}) AS d "
+            f"SELECT * FROM (SELECT m.lock_key, m.seq, 1 AS delayed FROM {of_shard} "
+            f"AND CAST(:after_seq AS bigint) = 0 AND {due}) AS d "
             f"UNION ALL SELECT * FROM (SELECT m.lock_key, m.seq, 0 FROM {of_shard} AND {ready}) AS r"
         )
         claimed = f"SELECT m.* FROM {of_shard} AND {{claimed}}"

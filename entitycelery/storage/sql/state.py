@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from entitycelery.address import Address
 from entitycelery.message import EntityCommit, StoredState
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.statement import fetch, fetch_last
+from entitycelery.storage.sql.statement import fetch, run_script
 
 NEVER_STORED = StoredState(version=0, state_version=0, state=None)
 
@@ -22,10 +22,7 @@ class States:
         self._dialect = dialect
         text = dialect.json_text("s.state")
         self._of_type = dialect.sql(
-            "SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {state} AS s "
-            "WHERE s.type = :type AND {among}",
-            text=text,
-            among=dialect.any_of("s.entity_id", "ids"),
+            f"SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {dialect.states_of_ids}"
         )
         self._list = dialect.sql(
             "SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {state} AS s "
@@ -53,21 +50,21 @@ class States:
         self,
         conn: Connection,
         addresses: Collection[Address],
-        before: tuple[str, Mapping[str, Any]] | None = None,
+        *,
+        before: str | None = None,
+        before_parameters: Mapping[str, Any] | None = None,
     ) -> dict[Address, StoredState]:
         """The committed states of those entities that have a row; after the statement `before`, in its round trip."""
         by_type: dict[str, list[str]] = {}
         for address in addresses:
             by_type.setdefault(address.type, []).append(address.id)
         found: dict[Address, StoredState] = {}
-        # By type and a list of ids, not by a join: whatever the statistics say, that is a search of the primary key.
         for type_name, ids in by_type.items():
-            statements, parameters = [self._of_type], {"type": type_name, "ids": self._dialect.values(ids)}
-            if before is not None:
-                statements, parameters = [before[0], self._of_type], {**parameters, **before[1]}
-                before = None
-            for row in fetch_last(conn, self._dialect.script(*statements), parameters):
+            statements = [self._of_type] if before is None else [before, self._of_type]
+            parameters = {"type": type_name, "ids": self._dialect.values(ids), **(before_parameters or {})}
+            for row in run_script(conn, statements, parameters, together=self._dialect.together):
                 found[Address(row[0], row[1])] = StoredState(row[2], row[3], row[4])
+            before = None
         return found
 
     def list(

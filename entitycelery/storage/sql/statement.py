@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -15,22 +15,48 @@ from entitycelery.exceptions import SchemaMissing, StoreUnavailable
 Row = Sequence[Any]
 
 
+class Statement(str):
+    """A statement; where `prepare` is not empty, the server plans it once per connection and `execute` runs it."""
+
+    name: str
+    prepare: str
+    execute: str
+
+    def __new__(cls, text: str, *, name: str = "", prepare: str = "", execute: str = "") -> Self:
+        statement = super().__new__(cls, text)
+        statement.name, statement.prepare, statement.execute = name, prepare, execute
+        return statement
+
+
 def fetch(conn: Connection, statement: str, params: Mapping[str, Any] | None = None) -> Sequence[Row]:
     """Run a statement and return all its rows."""
-    return conn.exec_driver_sql(statement, dict(params or {})).all()
+    return conn.exec_driver_sql(_ready(conn, statement), dict(params or {})).all()
 
 
 def run(conn: Connection, statement: str, params: Mapping[str, Any] | None = None) -> int:
     """Run a statement without rows and return how many rows it changed."""
-    return conn.exec_driver_sql(statement, dict(params or {})).rowcount
+    return conn.exec_driver_sql(_ready(conn, statement), dict(params or {})).rowcount
 
 
-def fetch_last(conn: Connection, script: Sequence[str], params: Mapping[str, Any]) -> Sequence[Row]:
-    """Run the statements of a script (see `Dialect.script`) and return the rows of the last."""
-    result: Any = None
-    for statement in script:
-        result = conn.exec_driver_sql(statement, dict(params))
-    return result.all() if result.returns_rows else ()
+def run_script(
+    conn: Connection, statements: Sequence[str], params: Mapping[str, Any], *, together: bool
+) -> CursorResult[Any]:
+    """Run statements one after the other, in one round trip if `together`, and return the result of the last."""
+    ready = [_ready(conn, statement) for statement in statements]
+    for statement in ready[:-1] if not together else ():
+        conn.exec_driver_sql(statement, dict(params))
+    return conn.exec_driver_sql("; ".join(ready) if together else ready[-1], dict(params))
+
+
+def _ready(conn: Connection, statement: str) -> str:
+    """What to send for a statement: itself, or its execution once the connection has prepared it."""
+    if not isinstance(statement, Statement) or not statement.prepare or not conn.info.get("may_prepare"):
+        return statement
+    prepared: set[str] = conn.info.setdefault("prepared", set())
+    if statement.name not in prepared:
+        conn.exec_driver_sql(statement.prepare)
+        prepared.add(statement.name)
+    return statement.execute
 
 
 @contextmanager

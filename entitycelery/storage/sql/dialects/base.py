@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 from entitycelery.address import ShardId
 from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.sql.statement import Statement
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _TABLE = re.compile(r"\{(\w+)\}")
@@ -36,11 +37,17 @@ class Dialect(ABC):
     draw_fence: tuple[str, ...] = ()
     """What must run before `drawn_fence` gives a number larger than every earlier one."""
     drawn_fence: str
+    states_of_ids: str
+    """FROM and WHERE of the states `s` of one `:type` and a list of `:ids`, each found by the primary key."""
+    begin_turn: str
+    """Begins the transaction of a turn that wants one."""
     finish_messages: str | None = None
     """One statement that deletes `:rows` of messages, if their rev is as given, and writes their replies."""
 
     guard: AbstractContextManager[Any] = nullcontext()
     """Held around every use of a connection."""
+    together = False
+    """Whether the driver takes several statements in one round trip."""
     guard_is_shared = False
     """Whether one connection serves everybody, under the guard."""
 
@@ -48,14 +55,10 @@ class Dialect(ABC):
         self.url = url
         self.cluster = cluster
 
-    def sql(self, template: str, **fragments: str) -> str:
+    def sql(self, template: str, **fragments: str) -> Statement:
         """A statement in the driver's spelling: `{table}` is qualified, `:name` becomes a bound parameter."""
         filled = _TABLE.sub(lambda m: fragments.get(m.group(1)) or self.table(m.group(1)), template)
-        return self._styled(" ".join(filled.split()))
-
-    def script(self, *statements: str) -> tuple[str, ...]:
-        """Statements that run one after the other; in one round trip where the driver can."""
-        return statements
+        return self._statement(" ".join(filled.split()))
 
     def rows(self, rows: Sequence[Any]) -> str:
         """The parameter for a `rowset`."""
@@ -141,8 +144,8 @@ class Dialect(ABC):
         """The statements that make the view of an entity type; kinds of columns are as for `rowset`, or json."""
 
     @abstractmethod
-    def _styled(self, statement: str) -> str:
-        """Parameters in the driver's style."""
+    def _statement(self, text: str) -> Statement:
+        """The statement with its parameters in the driver's style."""
 
 
 class Locks(ABC):
@@ -164,6 +167,11 @@ class Locks(ABC):
     def is_claimed(self, conn: Connection, key: int) -> bool: ...
 
 
-def parameters_replaced(statement: str, spelling: str) -> str:
-    """`:name` parameters in another spelling, such as `%(name)s`."""
-    return _PARAMETER.sub(lambda m: spelling.replace("name", m.group(1)), statement)
+def parameters_of(statement: str) -> list[str]:
+    """The names of the `:name` parameters, each once, in order."""
+    return list(dict.fromkeys(_PARAMETER.findall(statement)))
+
+
+def parameters_replaced(statement: str, spelling: Callable[[str], str]) -> str:
+    """`:name` parameters in another spelling."""
+    return _PARAMETER.sub(lambda m: spelling(m.group(1)), statement)

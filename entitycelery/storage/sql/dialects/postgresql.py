@@ -7,29 +7,31 @@ import select
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from hashlib import blake2b
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine
 
 from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
 from entitycelery.storage.port import ReplyWaiter
-from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_replaced
-from entitycelery.storage.sql.statement import fetch, run, transaction
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_of, parameters_replaced
+from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
 
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
 
+# Drains read by index only: a plan made while a table is empty must not scan it once it is full.
 # Dead peers are noticed within about 15 s, on this side and on the server's.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
 _SERVER_SETTINGS = {
     "client": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
     "-c tcp_keepalives_count=3 -c statement_timeout={timeout_ms}",
     "drain": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
-    "-c tcp_keepalives_count=3 -c lock_timeout=1000",
+    "-c tcp_keepalives_count=3 -c lock_timeout=1000 -c enable_seqscan=off",
     "listen": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
     "-c tcp_keepalives_count=3",
 }
@@ -41,9 +43,14 @@ class PostgreSQL(Dialect):
     now_once = "(SELECT clock_timestamp())"
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     for_update = "FOR UPDATE"
+    together = True
     instant_type = "timestamptz"
     script_now = "clock_timestamp()"
     check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
+    begin_turn = f"{begin}; SET LOCAL enable_seqscan = on; SET LOCAL lock_timeout = 0"
+    # A join could be planned as a scan of the whole table, and a cached plan stays with that.
+    states_of_ids = """unnest(CAST(:ids AS text[])) AS i(id) CROSS JOIN LATERAL
+        (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id LIMIT 1) AS s"""
     announce = "SELECT pg_notify(c, i) FROM unnest(CAST(:channels AS text[]), CAST(:replied AS text[])) AS u(c, i)"
     finish_messages = """
         WITH ended AS MATERIALIZED (
@@ -75,11 +82,21 @@ class PostgreSQL(Dialect):
     def table(self, name: str) -> str:
         return f"{self.schema}.{name}"
 
-    def _styled(self, statement: str) -> str:
-        return parameters_replaced(statement.replace("%", "%%"), "%(name)s")
-
-    def script(self, *statements: str) -> tuple[str, ...]:
-        return ("; ".join(statements),)
+    def _statement(self, text: str) -> Statement:
+        escaped = text.replace("%", "%%")
+        styled = parameters_replaced(escaped, lambda parameter: f"%({parameter})s")
+        if not text.startswith(("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")):
+            return Statement(styled)
+        names = parameters_of(text)
+        name = f"ec_{blake2b(text.encode(), digest_size=8).hexdigest()}"
+        numbered = parameters_replaced(escaped, lambda parameter: f"${names.index(parameter) + 1}")
+        arguments = ", ".join(f"%({parameter})s" for parameter in names)
+        return Statement(
+            styled,
+            name=name,
+            prepare=f"PREPARE {name} AS {numbered}".replace("%%", "%"),
+            execute=f"EXECUTE {name}({arguments})" if names else f"EXECUTE {name}",
+        )
 
     def rowset(self, parameter: str, **columns: str) -> str:
         listed = ", ".join(f"{name} {_KINDS[kind]}" for name, kind in columns.items())
@@ -123,7 +140,7 @@ class PostgreSQL(Dialect):
 
     def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
         options = _SERVER_SETTINGS[role].format(timeout_ms=int(timeout_s * 1000))
-        return create_engine(
+        engine = create_engine(
             self.url,
             isolation_level="AUTOCOMMIT",
             pool_size=min(5, connections),
@@ -138,6 +155,9 @@ class PostgreSQL(Dialect):
                 "application_name": f"entitycelery {self.cluster} {role}",
             },
         )
+        # Our own connections only: a caller's may not live as long as what is prepared on it.
+        event.listen(engine, "connect", lambda _driver, record: record.info.update(may_prepare=True))
+        return engine
 
     def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:
         # Claims are locks of the session, not rows: no transaction is open while user code runs.

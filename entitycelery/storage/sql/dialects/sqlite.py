@@ -24,9 +24,9 @@ from sqlalchemy.pool import StaticPool
 from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.port import ReplyWaiter
-from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_replaced
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
 from entitycelery.storage.sql.polling import PollingWaiter
-from entitycelery.storage.sql.statement import fetch, run, transaction
+from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
 
 _EXTRACTS = {"text": "TEXT", "int": "INTEGER", "float": "REAL", "bool": "INTEGER"}
 
@@ -38,6 +38,9 @@ class SQLite(Dialect):
     begin = "BEGIN IMMEDIATE"
     for_update = ""
     instant_type = "REAL"
+    begin_turn = begin
+    states_of_ids = """{state} AS s WHERE s.type = :type
+        AND s.entity_id IN (SELECT value FROM json_each(:ids))"""
     draw_fence = ("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'fence'",)
     drawn_fence = "(SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'fence')"
     script_now = "CAST(strftime('%s', 'now') AS REAL)"
@@ -56,8 +59,8 @@ class SQLite(Dialect):
     def table(self, name: str) -> str:
         return name
 
-    def _styled(self, statement: str) -> str:
-        return parameters_replaced(statement, ":name")
+    def _statement(self, text: str) -> Statement:
+        return Statement(text)
 
     def rowset(self, parameter: str, **columns: str) -> str:
         listed = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
