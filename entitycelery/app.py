@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, cast, get_origin, overload
 import click
 import msgspec
 from celery import Celery, current_app
+from celery.app.utils import find_app
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 from celery.utils.imports import symbol_by_name
 
@@ -82,6 +83,7 @@ class EntityCelery:
         self._overrides: dict[str, Any] = {}
         self._mutex = threading.RLock()
         self._parts: _Parts | None = None
+        self._embedded = False
         if app is not None:
             self.init_app(app)
 
@@ -115,15 +117,19 @@ class EntityCelery:
     def _embed_where_nothing_is_configured(self) -> None:
         """Where no broker is configured, SQLite and a folder beside it serve one machine without any server."""
         conf = self.app.conf
+        if self._embedded:
+            conf.update(broker_url=None, broker_transport=None)
+            self._embedded = False
         if conf.broker_url or conf.broker_read_url or conf.broker_write_url or conf.broker_transport:
             return
-        given = os.environ.get("ENTITY_DATABASE_URL") or conf.entity_database_url
+        given = self._overrides.get("database_url") or os.environ.get("ENTITY_DATABASE_URL") or conf.entity_database_url
         url = driver_url(given or f"sqlite:///{EMBEDDED_DATABASE}")
         if url.get_backend_name() != "sqlite" or url.database == ":memory:":
             return
         if not given:
             self._overrides["database_url"] = url.render_as_string(hide_password=False)
         conf.update(folder_settings(conf, Path(f"{url.database}.broker")))
+        self._embedded = True
 
     @property
     def app(self) -> Celery:
@@ -281,7 +287,11 @@ class EntityCelery:
         with self._mutex:
             if self._parts is not None:
                 raise ConfigurationError("settings can be overridden only before they are first used")
-            self._overrides.update({name: value for name, value in settings.items() if value is not None})
+            given = {name: value for name, value in settings.items() if value is not None}
+            self._overrides.update(given)
+            if "database_url" in given and self._embedded:
+                # The folder of the wake-ups lies beside the store.
+                self._embed_where_nothing_is_configured()
 
     def make_views(self) -> list[str]:
         """Make, or make anew, one SQL view per registered type; their names."""
@@ -375,6 +385,25 @@ def entities_of(app: Celery) -> EntityCelery:
     if found is None:
         raise ConfigurationError(f"{app!r} has no entities: create EntityCelery(app) in its module")
     return found
+
+
+def find_entities(name: str) -> EntityCelery:
+    """The EntityCelery of the app written `module[:attribute]`, found as `celery -A` finds it.
+
+    Raises:
+        ConfigurationError: The app has none.
+        Exception: Whatever the module raises when it is imported, or ImportError and AttributeError where nothing
+            is found.
+    """
+    return entities_of(find_app(name))
+
+
+def store_only(database_url: str) -> EntityCelery:
+    """An EntityCelery of no user's app: enough to reach a store, with neither types nor a broker."""
+    entities = EntityCelery()
+    entities._app = Celery("entitycelery.store", broker="memory://", set_as_current=False)
+    entities.override(database_url=database_url)
+    return entities
 
 
 def current_entities() -> EntityCelery:

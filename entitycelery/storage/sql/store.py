@@ -30,7 +30,7 @@ from entitycelery.storage.sql.polling import PollingWaiter
 from entitycelery.storage.sql.reply import Replies
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.state import NEVER_STORED, States
-from entitycelery.storage.sql.statement import rollback, store_errors
+from entitycelery.storage.sql.statement import rollback, run, store_errors
 from entitycelery.storage.sql.url import shown
 
 DIALECTS: dict[str, type[PostgreSQL] | type[SQLite]] = {
@@ -207,6 +207,12 @@ class SqlStore:
         """Make the SQL views of entity types: view name, type name, kinds of columns."""
         with self._connection("making views") as conn:
             self._schema.make_views(conn, views)
+
+    def drop(self) -> None:
+        """Remove the cluster's tables and all that is in them; a SQLite file is left to its owner."""
+        with self._connection("dropping the schema") as conn:
+            for statement in self.dialect.drop_schema:
+                run(conn, statement)
 
     def close(self) -> None:
         with self._mutex:

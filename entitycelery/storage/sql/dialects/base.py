@@ -33,6 +33,8 @@ class Dialect(ABC):
     instant_type: str
     script_now: str
     script_head: tuple[str, ...] = ()
+    drop_schema: tuple[str, ...] = ()
+    """Removes all tables of the cluster; empty where the database is a file that its owner deletes."""
     check_constraints: tuple[str, ...] = ()
     draw_fence: tuple[str, ...] = ()
     """What must run before `drawn_fence` gives a number larger than every earlier one."""

@@ -73,6 +73,7 @@ class PostgreSQL(Dialect):
             f"CREATE SCHEMA IF NOT EXISTS {self.schema};",
             f"SET search_path TO {self.schema};",
         )
+        self.drop_schema = (f"DROP SCHEMA IF EXISTS {self.schema} CASCADE",)
         self.ring_channel = f"entity_{cluster}_ring"
         # A subquery, so that it is drawn once per statement and not once per row.
         self.drawn_fence = f"(SELECT nextval('{self.table('fence')}'))"
