@@ -12,7 +12,7 @@ from typing import Any
 
 from entitycelery.context import Turn
 from entitycelery.entity_type import EntityType
-from entitycelery.exceptions import KeyConflict, MailboxFull
+from entitycelery.exceptions import KeyConflict, MailboxFull, TurnTimeout
 from entitycelery.failures import failure_from
 from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, Mailbox, Retried, Status
 from entitycelery.runtime.turn import Snapshot, Step
@@ -21,13 +21,14 @@ from entitycelery.runtime.turn import Snapshot, Step
 class RunningTurn:
     """A turn whose user code is running."""
 
-    __slots__ = ("mail", "started_s", "task", "turn")
+    __slots__ = ("mail", "started_s", "task", "timed_out", "turn")
 
     def __init__(self, mail: Mail, turn: Turn) -> None:
         self.mail = mail
         self.turn = turn
         self.started_s = time.monotonic()
         self.task: Any = None
+        self.timed_out: TurnTimeout | None = None
 
 
 class EntityRun:
@@ -43,6 +44,7 @@ class EntityRun:
         self.left: deque[Mail] = deque(mailbox.mail)
         self.running: RunningTurn | None = None
         self.lost = False
+        self._doomed = False
 
     @property
     def snapshot(self) -> Snapshot:
@@ -71,6 +73,8 @@ class EntityRun:
         steps, self.steps = self.steps, []
         self.base = steps[-1].after
         self.version += 1
+        if self._doomed:
+            self.give_up()
         return steps
 
     def give_up(self) -> None:
@@ -97,6 +101,8 @@ class EntityRun:
             failed = Ended(step.turn.mail, Status.FAILED, failure=failure_from(error))
             self.steps[index:] = [Step(failed, before)]
             self.left.clear()
+            # A turn that runs now began with a state that will never have been.
+            self._doomed = self.running is not None
             return
 
 

@@ -242,17 +242,18 @@ class Drain:
             return
         before = run.snapshot
         turn = self._new_turn(run, mail)
+        running = RunningTurn(mail, turn)
+        running.task = asyncio.current_task()
         try:
             kind, prepared = self._prepare(run, mail, turn)
             with self._mutex:
-                run.running = RunningTurn(mail, turn)
-                run.running.task = asyncio.current_task()
+                run.running = running
             result = await turns.acall(prepared, turn)
             turn.end()
             step = turns.done(kind, mail, prepared, turn, result)
         except (Exception, SystemExit, asyncio.CancelledError) as exc:  # noqa: BLE001 - the user's handler
             turn.end()
-            step = turns.failed(run.kind, mail, before, exc)
+            step = turns.failed(run.kind, mail, before, running.timed_out or exc)
         self._finished(run, step)
 
     def _await_asynchronous(self, started: list[Future[None]]) -> None:
@@ -276,6 +277,9 @@ class Drain:
         self._first_done_s = None
         finished = uncommitted(self._runs)
         if not finished:
+            if last:
+                # Mail that goes back unhandled must not look as if it were running here.
+                self._session.keep_only((), ())
             return
         while True:
             result = self._session.commit([run.commit() for run in finished], last=last)
@@ -303,6 +307,10 @@ class Drain:
             result = self._session.commit_turn(run.commit())
             if result.refused:
                 run.fail_refused(result.refused)
+                self._first_done_s = time.monotonic()
+            elif result.error is not None:
+                run.steps.pop()
+                run.finished(turns.failed(run.kind, step.turn.mail, run.snapshot, result.error))
                 self._first_done_s = time.monotonic()
             elif result.lost:
                 run.give_up()
@@ -372,16 +380,21 @@ class Drain:
         return own_s if own_s is not None else self._settings.turn_timeout_s
 
     def _time_out(self, run: EntityRun, running: RunningTurn) -> None:
+        if running.timed_out is not None:
+            return
         mail = running.mail
-        timeout_s = self._timeout_s(run, mail)
+        sentence = f"the turn ran longer than {self._timeout_s(run, mail):g} s"
+        error = running.timed_out = TurnTimeout(sentence, address=str(mail.address), message_id=mail.id)
         log.error("turn timed out", extra={"entity_address": str(mail.address), "message_id": mail.id})
         if running.task is not None:
-            running.task.get_loop().call_soon_threadsafe(running.task.cancel, _TIMED_OUT.format(timeout_s))
+            running.task.get_loop().call_soon_threadsafe(self._cancel, run, running)
             return
-        error = TurnTimeout(_TIMED_OUT.format(timeout_s), address=str(mail.address), message_id=mail.id)
         with self._mutex:
             if run.running is not running or run.lost:
                 return
+            if running.turn.has_connection:
+                # Its locks would hold up the commit of its own failure.
+                self._session.rollback_turn(interrupt=True)
             self._commit(last=False)
             run.finished(turns.failed(run.kind, mail, run.snapshot, error))
             self._commit(last=not self._unstarted)
@@ -392,8 +405,11 @@ class Drain:
             os.kill(os.getpid(), signal.SIGKILL)
         self._host.bell.ring([self._shard])
 
-
-_TIMED_OUT = "the turn ran longer than {} s"
+    @staticmethod
+    def _cancel(run: EntityRun, running: RunningTurn) -> None:
+        # On the event loop: the task goes on to the entity's next turn, which must not be hit.
+        if run.running is running:
+            running.task.cancel()
 
 
 class TurnDrain:

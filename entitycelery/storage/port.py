@@ -42,11 +42,14 @@ class ShardMail(msgspec.Struct, frozen=True):
 class CommitResult(msgspec.Struct, frozen=True):
     """What became of a commit: entities that lost to another writer, and mail that the store refused.
 
-    When `refused` is not empty nothing was committed: the turns that sent those messages have failed.
+    When `refused` is not empty nothing was committed: the turns that sent those messages have failed. Nor was
+    anything when there is an `error`: what the database said to the end of a turn's own transaction, such as a
+    violated constraint, so that the turn has failed.
     """
 
     lost: frozenset[Address]
     refused: dict[str, AppendOutcome]
+    error: Exception | None = None
 
 
 class ReplyWaiter(Protocol):
@@ -149,8 +152,8 @@ class DrainSession(Protocol):
     def commit_turn(self, commit: EntityCommit) -> CommitResult:
         """Commit the transaction of `open_turn` together with the turn."""
 
-    def rollback_turn(self) -> None:
-        """Undo the transaction of `open_turn`."""
+    def rollback_turn(self, *, interrupt: bool = False) -> None:
+        """Undo the transaction of `open_turn`; `interrupt` does so from another thread while user code runs."""
 
 
 @contextmanager

@@ -158,8 +158,9 @@ class SqlDrainSession:
             # The note first: a message that is given back must not look as if it were running here.
             if running:
                 self._in_flight.note(conn, self._token, self._shard, running)
-            else:
+            elif self._noted:
                 self._in_flight.clear(conn, self._token)
+                self._noted = False
             self._release(conn, released)
 
     def _release(self, conn: Connection, mailboxes: Collection[Mailbox]) -> None:
@@ -243,28 +244,37 @@ class SqlDrainSession:
             try:
                 self._commits.check_constraints(conn)
                 result = self._commits.write(conn, [commit])
+                if result.lost:
+                    self.rollback_turn()
+                    return result
+                run(conn, "COMMIT")
             except Refused as exc:
                 self.rollback_turn()
                 return CommitResult(lost=frozenset(), refused=exc.outcomes)
-            if result.lost:
+            except DBAPIError as exc:
+                if exc.connection_invalidated:
+                    raise
                 self.rollback_turn()
-                return result
-            run(conn, "COMMIT")
+                if is_contention(exc):
+                    return CommitResult(lost=frozenset([commit.address]), refused={})
+                return CommitResult(lost=frozenset(), refused={}, error=exc)
             self._commits.announce(conn, [commit])
-        self._close_turn()
+        self._turn_conn = None
+        _give_back(conn)
         return result
 
-    def rollback_turn(self) -> None:
-        if self._turn_conn is not None:
-            rollback(self._turn_conn)
-            self._close_turn()
-
-    def _close_turn(self) -> None:
+    def rollback_turn(self, *, interrupt: bool = False) -> None:
         conn, self._turn_conn = self._turn_conn, None
-        if conn is not None:
-            event.remove(conn, "commit", _refuse_commit)
-            event.remove(conn, "rollback", _refuse_rollback)
-            conn.close()
+        if conn is None:
+            return
+        if interrupt:
+            # User code may be waiting for a statement, and may go on using the connection: nobody else gets it.
+            self._dialect.interrupt(conn)
+            rollback(conn)
+            conn.invalidate()
+        else:
+            rollback(conn)
+        _give_back(conn)
 
     def end(self) -> None:
         """Release everything; a session that cannot is closed, which releases it too."""
@@ -294,6 +304,12 @@ def _mailboxes(mail: Sequence[tuple[int, Mail]], stored: dict[Address, Any], fen
         Mailbox(address, keys[address], stored.get(address, NEVER_STORED), fence, tuple(messages))
         for address, messages in by_address.items()
     ]
+
+
+def _give_back(conn: Connection) -> None:
+    event.remove(conn, "commit", _refuse_commit)
+    event.remove(conn, "rollback", _refuse_rollback)
+    conn.close()
 
 
 def _refuse_commit(_conn: Connection) -> None:

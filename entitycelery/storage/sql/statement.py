@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
-from sqlalchemy.engine import Connection, CursorResult
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -38,9 +38,7 @@ def run(conn: Connection, statement: str, params: Mapping[str, Any] | None = Non
     return conn.exec_driver_sql(_ready(conn, statement), dict(params or {})).rowcount
 
 
-def run_script(
-    conn: Connection, statements: Sequence[str], params: Mapping[str, Any], *, together: bool
-) -> CursorResult[Any]:
+def run_script(conn: Connection, statements: Sequence[str], params: Mapping[str, Any], *, together: bool) -> Any:
     """Run statements one after the other, in one round trip if `together`, and return the result of the last."""
     ready = [_ready(conn, statement) for statement in statements]
     for statement in ready[:-1] if not together else ():

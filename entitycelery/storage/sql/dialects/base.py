@@ -130,6 +130,10 @@ class Dialect(ABC):
         """Refuse a caller's connection that a send must not use."""
 
     @abstractmethod
+    def interrupt(self, conn: Connection) -> None:
+        """End the statement that another thread runs on `conn`, if there is one."""
+
+    @abstractmethod
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Have the shards rung once the caller's transaction commits."""
 

@@ -183,6 +183,10 @@ class PostgreSQL(Dialect):
                 f"a send with a key needs READ COMMITTED, options(connection=...) is in {str(level).upper()}"
             )
 
+    def interrupt(self, conn: Connection) -> None:
+        driver: Any = conn.connection.driver_connection
+        driver.cancel()
+
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         # A notification inside the caller's transaction is delivered when it commits, to a runner, which rings.
         for shard in shards:

@@ -143,6 +143,10 @@ class SQLite(Dialect):
             # would commit what the caller may still roll back.
             driver.execute("BEGIN")
 
+    def interrupt(self, conn: Connection) -> None:
+        driver: Any = conn.connection.driver_connection
+        driver.interrupt()
+
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Nothing tells of a commit; the sweep finds the messages."""
 
