@@ -1,0 +1,66 @@
+"""`db upgrade|current|verify|sql`: the schema. Needs no app where --database-url or ENTITY_DATABASE_URL is given."""
+
+from __future__ import annotations
+
+import click
+
+from .command import Command
+from .output import print_record, print_records
+from .session import Session, pass_session
+
+
+class SchemaGroup(click.Group):
+    """A group whose commands take --output and --verbose themselves."""
+
+    command_class = Command
+
+
+@click.group("db", cls=SchemaGroup)
+def db_command() -> None:
+    """Create, upgrade and check the schema of the store.
+
+    With the app (-A), or for --database-url or ENTITY_DATABASE_URL alone.
+    """
+
+
+@db_command.command("upgrade")
+@pass_session
+def upgrade(session: Session) -> None:
+    """Create or upgrade the schema; with -A also make one SQL view for each entity type."""
+    entities = session.store_entities()
+    applied = entities.store.upgrade()
+    views = entities.make_views() if session.has_app else []
+    if session.output != "text":
+        print_record(session.output, {"store": entities.database, "applied": applied, "views": views})
+        return
+    click.echo(f"{entities.database}: {', '.join(applied) if applied else 'up to date'}")
+    if views:
+        click.echo(f"views: {', '.join(views)}")
+
+
+@db_command.command("current")
+@pass_session
+def current(session: Session) -> None:
+    """List the migrations, and whether each is applied."""
+    migrations = session.store_entities().store.migrations()
+    records = [{"migration": name, "applied": applied} for name, applied in migrations]
+    print_records(session.output, records, ("migration", "applied"))
+
+
+@db_command.command("verify")
+@pass_session
+def verify(session: Session) -> None:
+    """Check that the schema is the one this release needs; exit code 69 if not."""
+    entities = session.store_entities()
+    entities.store.verify()
+    if session.output == "text":
+        click.echo(f"{entities.database}: ok")
+    else:
+        print_record(session.output, {"store": entities.database, "ok": True})
+
+
+@db_command.command("sql")
+@pass_session
+def sql(session: Session) -> None:
+    """Print the schema as one SQL script; needs no connection."""
+    click.echo(session.store_entities().store.schema_sql(), nl=False)

@@ -1,0 +1,97 @@
+"""`state`, `list`, `types`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import click
+
+from entitycelery.address import parse_address
+
+from .command import Command
+from .exits import NOT_FOUND, USAGE, CommandFailed
+from .output import print_record, print_records
+from .session import Session, pass_session
+
+
+@click.command("state", cls=Command)
+@click.argument("address")
+@pass_session
+def state_command(session: Session, address: str) -> None:
+    """Print the committed state of an entity; exit code 3 if it has none."""
+    entities = session.entities()
+    ref = entities.ref(address)
+    stored = entities.store.state(parse_address(str(ref)))
+    if stored.state is None:
+        raise CommandFailed(NOT_FOUND, f"{ref} does not exist: no committed state")
+    status = entities.status(ref)
+    fields: dict[str, Any] = json.loads(stored.state)
+    head = {"address": str(ref), "version": stored.version, "status": status.status, "pending": status.pending}
+    print_record(session.output, {**head, **fields} if session.output == "text" else {**head, "state": fields})
+
+
+@click.command("list", cls=Command)
+@click.argument("type_name", metavar="[TYPE]", required=False)
+@click.option("--after", metavar="ADDRESS", help="Begin after this entity.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@pass_session
+def list_command(session: Session, type_name: str | None, after: str | None, limit: int) -> None:
+    """List the entities that have a committed state, in the order of their addresses."""
+    entities = session.entities()
+    if type_name is not None:
+        kinds = [kind.name for kind in entities.types if type_name in (kind.name, *kind.aliases)]
+        if not kinds:
+            known = ", ".join(kind.name for kind in entities.types) or "none"
+            raise CommandFailed(USAGE, f"no entity type {type_name!r} is registered with this app; it knows: {known}")
+        type_name = kinds[0]
+    found = entities.entities(type_name, after=after, limit=limit + 1)
+    print_records(session.output, [{"address": address} for address in found[:limit]], ("address",))
+    if len(found) > limit:
+        click.echo(f"more: --after {found[limit - 1]}", err=True)
+
+
+@click.command("types", cls=Command)
+@pass_session
+def types_command(session: Session) -> None:
+    """List the entity types of the app, with their operations, queries and state."""
+    records = []
+    for kind in session.entities().types:
+        operations = {name: _signature(operation.function) for name, operation in sorted(kind.operations.items())}
+        records.append(
+            {
+                "type": kind.name,
+                "aliases": list(kind.aliases),
+                "module": kind.module,
+                "operations": operations,
+                "queries": {name: _signature(query.function) for name, query in sorted(kind.queries.items())},
+                "state": {name: _annotation(kind.model.annotations[name]) for name in kind.model.fields},
+                "view": kind.view_name,
+            }
+        )
+    if session.output != "text":
+        print_records(session.output, records, ())
+        return
+    lines = [
+        {"type": record["type"], "kind": group, "name": name, "signature": text}
+        for record in records
+        for group in ("operations", "queries", "state")
+        for name, text in _items(record[group])
+    ]
+    print_records("text", lines, ("type", "kind", "name", "signature"))
+
+
+def _items(mapping: Any) -> list[tuple[str, str]]:
+    return list(mapping.items())
+
+
+def _signature(function: Any) -> str:
+    signature = inspect.signature(function)
+    return str(signature.replace(parameters=list(signature.parameters.values())[1:]))
+
+
+def _annotation(annotation: Any) -> str:
+    return (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
