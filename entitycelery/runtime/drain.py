@@ -1,4 +1,4 @@
-"""The drain: works off the due messages of one shard.
+"""The drain: works off the due messages of one or several shards.
 
     attend -> claim -> run turns -> commit -> release -> claim ... nothing left -> forsake -> claim once more -> end
 
@@ -16,9 +16,9 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 from entitycelery.address import Address, ShardId
 from entitycelery.context import Turn
@@ -39,6 +39,15 @@ from entitycelery.storage.port import DrainSession, Store
 log = logging.getLogger("entitycelery.drain")
 
 LONG_TURN_S = 0.05
+# A lone ask does not pay for the shard's attention; from so many messages on it is worth its price.
+_STREAM = 8
+
+
+class Drained(NamedTuple):
+    """What a drain did: turns committed, and whether it stopped early, so that its shards must be drained again."""
+
+    turns: int
+    more: bool
 
 
 class Host:
@@ -63,14 +72,14 @@ class Host:
         self.loop = EventLoopThread(settings.async_concurrency)
         self.watch = Watch()
 
-    def drain(self, shard: ShardId, *, may_end_process: bool = False) -> int:
-        """Work off the due messages of a shard; the number of turns that were committed.
+    def drain(self, *shards: ShardId, may_end_process: bool = False) -> Drained:
+        """Work off the due messages of shards of one group.
 
         Args:
             may_end_process: Whether a turn that cannot be interrupted may be stopped by ending this process.
         """
-        with self.store.drain_session(shard) as session:
-            drain = Drain(self, shard, session, may_end_process)
+        with self.store.drain_session(*shards) as session:
+            drain = Drain(self, shards, session, may_end_process)
             self.watch.add(drain)
             try:
                 return drain.run()
@@ -85,12 +94,12 @@ class Host:
 
 
 class Drain:
-    """One run of the drain task over one shard."""
+    """One run of the drain task over one or several shards."""
 
-    def __init__(self, host: Host, shard: ShardId, session: DrainSession, may_end_process: bool) -> None:
+    def __init__(self, host: Host, shards: Sequence[ShardId], session: DrainSession, may_end_process: bool) -> None:
         self._host = host
         self._settings = host.settings
-        self._shard = shard
+        self._shards = shards
         self._session = session
         self._may_end_process = may_end_process
         self._mutex = threading.RLock()
@@ -101,15 +110,15 @@ class Drain:
         self._turns = 0
         self._async_done: queue.SimpleQueue[EntityRun] = queue.SimpleQueue()
 
-    def run(self) -> int:
+    def run(self) -> Drained:
         deadline_s = time.monotonic() + self._settings.drain_budget_s
         batches = 0
         while True:
             mailboxes = self._session.claim(self._settings.batch_size)
             if not mailboxes and not self._forsake():
-                return self._turns
+                return Drained(self._turns, more=False)
             if mailboxes:
-                if batches and not self._attending:
+                if not self._attending and (batches or sum(len(box.mail) for box in mailboxes) >= _STREAM):
                     # There is a stream of mail: tell senders that they need not ring.
                     self._attend()
                 self._run_batch(mailboxes)
@@ -117,8 +126,7 @@ class Drain:
             if time.monotonic() >= deadline_s:
                 # Other shards, and the app's own tasks, want this pool slot too.
                 self._forsake()
-                self._host.bell.ring([self._shard])
-                return self._turns
+                return Drained(self._turns, more=True)
 
     def _attend(self) -> None:
         with self._mutex:
@@ -322,7 +330,7 @@ class Drain:
         ended = [step.turn for step in steps if isinstance(step.turn, Ended)]
         written = {m.shard for turn in ended for m in turn.outgoing if not (m.delay_s or m.deliver_at_epoch_s)}
         if self._attending:
-            written.discard(self._shard)
+            written.difference_update(self._shards)
         if written:
             self._host.bell.mail_stored(written)
 
@@ -368,7 +376,7 @@ class Drain:
         kept = [mail.id for run in self._runs if not run.lost for mail in self._noted(run)]
         self._session.keep_only(kept, [run.mailbox for run in given])
         self._forsake()
-        self._host.bell.ring([self._shard])
+        self._host.bell.ring(self._shards)
 
     @staticmethod
     def _noted(run: EntityRun) -> list[Mail]:
@@ -403,7 +411,7 @@ class Drain:
         if self._may_end_process:
             # Nothing else stops a thread that runs user code; the pool starts another process.
             os.kill(os.getpid(), signal.SIGKILL)
-        self._host.bell.ring([self._shard])
+        self._host.bell.ring(self._shards)
 
     @staticmethod
     def _cancel(run: EntityRun, running: RunningTurn) -> None:

@@ -103,8 +103,8 @@ class Store(Protocol):
     def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
         """Pending messages, oldest first."""
 
-    def drain_session(self, shard: ShardId) -> AbstractContextManager[DrainSession]:
-        """A session of one drain. On every way out its claims are released."""
+    def drain_session(self, *shards: ShardId) -> AbstractContextManager[DrainSession]:
+        """A session of one drain over shards of one group. On every way out its claims are released."""
 
     def waiting_shards(self, groups: Sequence[str], shards_per_group: int, *, delayed: bool) -> list[ShardMail]:
         """Every shard that has runnable mail: ready mail, or delayed mail that has become due."""
@@ -120,7 +120,7 @@ class Store(Protocol):
 
 
 class DrainSession(Protocol):
-    """One drain of one shard, on one database session."""
+    """One drain of one or several shards, on one database session."""
 
     def attend(self) -> None:
         """Promise to look again: from now until `forsake`, senders need not ring."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery import Task
 
 from entitycelery.address import ShardId
 from entitycelery.app import current_entities
-from entitycelery.exceptions import EntityError, StoreUnavailable
+from entitycelery.exceptions import StoreUnavailable
 from entitycelery.transports.broker import DRAIN_TASK, rung_shard
 
 log = logging.getLogger("entitycelery.drain")
@@ -38,67 +38,89 @@ class DrainTask(Task):  # type: ignore[type-arg] # not generic at run time
     def annotate(cls) -> None:
         """The app's `task_annotations` are for its own tasks."""
 
-    def run(self, group: str, number: int) -> int:
-        """Work off one shard."""
-        return run_drain(group, number, False)
+    def run(self, group: str, numbers: Sequence[int]) -> bool:
+        """Work off shards."""
+        return run_drain(group, numbers, False)
 
 
-def run_drain(group: str, number: int, may_end_process: bool) -> int:
-    """Work off the due messages of a shard in this process; the number of committed turns.
+def run_drain(group: str, numbers: Sequence[int], may_end_process: bool) -> bool:
+    """Work off the due messages of shards in this process; whether they must be drained again.
 
     Trouble with the store is logged and left to the sweep, which rings again.
     """
-    shard = ShardId(group, number)
+    shards = [ShardId(group, number) for number in numbers]
     try:
-        return current_entities().host.drain(shard, may_end_process=may_end_process)
+        return current_entities().host.drain(*shards, may_end_process=may_end_process).more
     except StoreUnavailable as exc:
-        log.warning("drain stopped, the sweep will ring again: %s", exc, extra={"shard": str(shard)})
-    except EntityError:
-        log.exception("drain failed", extra={"shard": str(shard)})
+        log.warning("drain stopped, the sweep will ring again: %s", exc)
     except Exception:
-        log.exception("drain failed unexpectedly", extra={"shard": str(shard)})
-    return 0
+        log.exception("drain failed", extra={"group": group, "shards": numbers})
+    return False
 
 
 class Dispatcher:
-    """Hands wake-ups to the pool: at most one drain per shard waits there, however many wake-ups come."""
+    """Hands wake-ups to the pool: as many drains at a time as the pool has slots.
 
-    def __init__(self, *, may_end_process: bool) -> None:
+    Shards that are rung meanwhile wait here, and the next free slot takes them all: the busier the worker, the
+    larger its batches, however many shards the mail is spread over.
+    """
+
+    def __init__(self, *, slots: Callable[[], int], may_end_process: bool) -> None:
+        self._slots = slots
         self._may_end_process = may_end_process
         self._mutex = threading.Lock()
-        self._waiting: dict[ShardId, bool] = {}
+        self._waiting: dict[ShardId, None] = {}
+        self._running = 0
+        self._submitting = threading.local()
         self._submit: Callable[[DrainRequest], None] = lambda request: None
+        self._later: Callable[[Callable[[], None]], object] = lambda call: None
 
-    def connect(self, submit: Callable[[DrainRequest], None]) -> None:
-        """Use this consumer's way into the pool."""
+    def connect(self, submit: Callable[[DrainRequest], None], later: Callable[[Callable[[], None]], object]) -> None:
+        """Use this consumer's way into the pool; `later` calls something from its loop."""
         self._submit = submit
+        self._later = later
 
-    def wake(self, shard: ShardId) -> None:
-        """A wake-up arrived."""
+    def wake(self, *shards: ShardId) -> None:
+        """Wake-ups arrived, or a drain left work behind."""
         with self._mutex:
-            if shard in self._waiting:
-                # The waiting drain may have begun without our knowing: have one more after it.
-                self._waiting[shard] = True
+            self._waiting.update(dict.fromkeys(shards))
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Give waiting shards to a free slot."""
+        if getattr(self._submitting, "now", False):
+            # A pool that runs drains inline would never come back to its broker.
+            self._later(self.dispatch)
+            return
+        with self._mutex:
+            if not self._waiting or self._running >= self._slots():
                 return
-            self._waiting[shard] = False
-        self._submit(DrainRequest(self, shard))
+            group = next(iter(self._waiting)).group
+            taken = [shard for shard in self._waiting if shard.group == group]
+            for shard in taken:
+                del self._waiting[shard]
+            self._running += 1
+        self._submitting.now = True
+        try:
+            self._submit(DrainRequest(self, taken))
+        finally:
+            self._submitting.now = False
 
-    def begun(self, shard: ShardId) -> None:
-        """A pool slot took the drain."""
+    def ended(self, shards: Sequence[ShardId], *, again: bool) -> None:
+        """A drain is over."""
         with self._mutex:
-            again = self._waiting.pop(shard, False)
-        if again:
-            self.wake(shard)
+            self._running -= 1
+        self.wake(*(shards if again else ()))
 
     def apply(self, pool: Any, request: DrainRequest) -> None:
         """Submit a drain to the pool."""
         limits: dict[str, Any] = {}
         if self._may_end_process:
             limits = {"timeout": _NO_TIME_LIMIT_S, "soft_timeout": _NO_TIME_LIMIT_S}
+        numbers = [shard.number for shard in request.shards]
         pool.apply_async(
             run_drain,
-            args=(request.shard.group, request.shard.number, self._may_end_process),
-            accept_callback=request.on_accepted,
+            args=(request.shards[0].group, numbers, self._may_end_process),
             callback=request.on_done,
             error_callback=request.on_lost,
             **limits,
@@ -108,31 +130,29 @@ class Dispatcher:
 class DrainRequest:
     """One drain on its way through the worker; quacks like Celery's Request where the worker needs it."""
 
-    __slots__ = ("_dispatcher", "shard")
+    __slots__ = ("_dispatcher", "shards")
 
-    def __init__(self, dispatcher: Dispatcher, shard: ShardId) -> None:
+    def __init__(self, dispatcher: Dispatcher, shards: Sequence[ShardId]) -> None:
         self._dispatcher = dispatcher
-        self.shard = shard
+        self.shards = shards
 
     def execute_using_pool(self, pool: Any, **_: Any) -> None:
         self._dispatcher.apply(pool, self)
 
-    def on_accepted(self, _pid: int, _time: float) -> None:
-        self._dispatcher.begun(self.shard)
-
-    def on_done(self, _turns: Any) -> None:
+    def on_done(self, more: Any) -> None:
         """The drain is over; it has reported what went wrong itself."""
+        self._dispatcher.ended(self.shards, again=more is True)
 
     def on_lost(self, info: Any) -> None:
-        """The pool process ended under the drain; claims went with it, and the sweep rings again."""
-        log.warning("a pool process ended during a drain of %s: %s", self.shard, getattr(info, "exception", info))
-        self._dispatcher.begun(self.shard)
+        """The pool process ended under the drain; its claims went with it, so others can go on at once."""
+        log.warning("a pool process ended during a drain: %s", getattr(info, "exception", info))
+        self._dispatcher.ended(self.shards, again=True)
 
 
 def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., None]:
     """How the worker's consumer treats wake-ups."""
     dispatcher: Dispatcher = consumer.controller.entity_dispatcher
-    dispatcher.connect(consumer.on_task_request)
+    dispatcher.connect(consumer.on_task_request, lambda call: consumer.timer.call_after(0.001, call))
 
     def on_wakeup(message: Any, _body: Any, ack: Any, _reject: Any, _callbacks: Any, **_: Any) -> None:
         ack(log, consumer.connection_errors)

@@ -44,7 +44,8 @@ class RunnerStep(bootsteps.StartStopStep):
             # Nothing has started yet; a sentence serves better than a traceback.
             raise SystemExit(f"entitycelery: {exc}") from exc
         w.app.register_task(DrainTask())
-        w.entity_dispatcher = Dispatcher(may_end_process=_is_prefork(w))
+        # The pool is made after this step; an autoscaled one changes its size.
+        w.entity_dispatcher = Dispatcher(slots=lambda: max(1, w.pool.num_processes), may_end_process=_is_prefork(w))
         w.entity_runner = RunnerProcess(entities)
         w.entity_runner.start()
 

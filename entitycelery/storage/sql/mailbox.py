@@ -6,7 +6,7 @@ relies on the index message_ready, delayed mail and retries on message_due.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from entitycelery.address import Address, ShardId
 from entitycelery.message import Mail
 from entitycelery.storage.port import ShardMail
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.statement import fetch, run
+from entitycelery.storage.sql.statement import Row, fetch, run
 
 _RUNNABLE = (
     "NOT EXISTS (SELECT 1 FROM {message} AS b WHERE b.blocking AND b.lock_key = m.lock_key "
@@ -33,7 +33,7 @@ class Candidates(msgspec.Struct, frozen=True):
 
 
 class ClaimedMail(msgspec.Struct, frozen=True):
-    """Mail with its lock keys, the fence of this claim, and whether other drains have notes about this shard."""
+    """Mail with its lock keys, the fence of this claim, and whether other drains have notes."""
 
     mail: list[tuple[int, Mail]]
     fence: int
@@ -41,30 +41,38 @@ class ClaimedMail(msgspec.Struct, frozen=True):
 
 
 class Mailboxes:
-    """Statements that find and read the mail of a shard."""
+    """Statements that find and read the mail of shards."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        of_shard = "{message} AS m WHERE m.shard_group = :shard_group AND m.shard = :shard"
-        due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :limit"
-        ready = f"m.due_at IS NULL AND m.seq > CAST(:after_seq AS bigint) AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
+        ready = f"m.due_at IS NULL AND {_RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
+        of_shard = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = "
+        seen = "SELECT m.lock_key, m.seq, m.shard"
         self._candidates = dialect.sql(
-            f"SELECT * FROM (SELECT m.lock_key, m.seq, 1 AS delayed FROM {of_shard} "
-            f"AND CAST(:after_seq AS bigint) = 0 AND {due}) AS d "
-            f"UNION ALL SELECT * FROM (SELECT m.lock_key, m.seq, 0 FROM {of_shard} AND {ready}) AS r"
+            dialect.per_shard(
+                lambda n: (
+                    f"SELECT * FROM ({seen}, 1 AS delayed {of_shard}{n} AND {due}) AS d "
+                    f"UNION ALL SELECT * FROM ({seen}, 0 {of_shard}{n} AND {ready}) AS r"
+                )
+            )
         )
-        claimed = f"SELECT m.* FROM {of_shard} AND {{claimed}}"
-        read_before = f"m.due_at IS NULL AND m.seq <= :last_seq AND {_RUNNABLE} ORDER BY m.seq LIMIT :limit"
+        ready_before = f"m.seq <= :last_seq AND {ready}"
         self._read = dialect.sql(
             "SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
-            "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key, (SELECT count(*) FROM {in_flight} AS f "
-            "WHERE f.shard_group = :shard_group AND f.shard = :shard AND f.token <> :token), {fence} "
-            f"FROM (SELECT * FROM ({claimed} AND {due}) AS d "
-            f"UNION ALL SELECT * FROM ({claimed} AND {read_before}) AS r) AS m ORDER BY m.seq",
+            "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key, "
+            "(SELECT count(*) FROM {in_flight} AS f WHERE f.token <> :token), {fence} FROM ({mail}) AS m",
             args_text=dialect.json_text("m.args"),
             now=dialect.now_once,
             fence=dialect.drawn_fence,
-            claimed=dialect.any_of("m.lock_key", "keys"),
+            mail=dialect.per_shard(
+                lambda n: (
+                    f"SELECT * FROM (SELECT m.* {of_shard}{n} AND {{claimed}} AND {due}) AS d "
+                    f"UNION ALL SELECT * FROM (SELECT m.* {of_shard}{n} AND {{claimed}} AND {ready_before}) AS r"
+                )
+            )
+            .replace("{claimed}", dialect.any_of("m.lock_key", "keys"))
+            .replace("{message}", dialect.table("message")),
         )
         shards = dialect.rowset("rows", g="text", n="int")
         self._waiting_ready = dialect.sql(self._waiting("sent_at", "due_at IS NULL", "seq"), shards=shards)
@@ -80,35 +88,46 @@ class Mailboxes:
             "FROM {shards}"
         )
 
-    def candidates(self, conn: Connection, shard: ShardId, after_seq: int, limit: int) -> Candidates:
-        """Entities of the shard with runnable mail, oldest mail first; ready mail from `after_seq` on."""
-        parameters = {"shard_group": shard.group, "shard": shard.number, "limit": limit, "after_seq": after_seq}
+    def candidates(self, conn: Connection, shards: Sequence[ShardId], limit: int) -> Candidates:
+        """Entities of the shards with runnable mail; of each shard about as much as makes `limit` in all."""
+        per_shard = _share(limit, len(shards))
         keys: dict[int, int] = {}
-        last_seq, ready = after_seq, 0
-        for key, seq, delayed in fetch(conn, self._candidates, parameters):
+        ready: dict[int, int] = {}
+        last_seq = 0
+        for key, seq, shard, delayed in self._of_each(conn, self._candidates, shards, {"per_shard": per_shard}):
             keys[key] = keys.get(key, 0) + 1
             if not delayed:
-                last_seq, ready = max(last_seq, seq), ready + 1
-        return Candidates(keys, last_seq, ready < limit)
+                last_seq = max(last_seq, seq)
+                ready[shard] = ready.get(shard, 0) + 1
+        return Candidates(keys, last_seq, all(count < per_shard for count in ready.values()))
 
     def read(
-        self, conn: Connection, shard: ShardId, token: str, keys: Collection[int], last_seq: int, limit: int
+        self, conn: Connection, shards: Sequence[ShardId], token: str, keys: Collection[int], last_seq: int, limit: int
     ) -> ClaimedMail:
-        """The runnable mail of claimed entities, in order of `seq`."""
+        """Up to `limit` of the runnable mail of claimed entities, in order of `seq`."""
+        for statement in self._dialect.draw_fence:
+            run(conn, statement)
         parameters = {
-            "shard_group": shard.group,
-            "shard": shard.number,
             "token": token,
             "keys": self._dialect.values(keys),
             "last_seq": last_seq,
-            "limit": limit,
+            "per_shard": _share(limit, len(shards)),
         }
-        for statement in self._dialect.draw_fence:
-            run(conn, statement)
-        rows = fetch(conn, self._read, parameters)
+        rows = self._of_each(conn, self._read, shards, parameters)
         if not rows:
             return ClaimedMail([], 0, False)
-        return ClaimedMail([(row[12], _mail(row)) for row in rows], int(rows[0][14]), bool(rows[0][13]))
+        rows.sort(key=lambda row: row[2])
+        mail = [(row[12], _mail(row)) for row in rows[:limit]]
+        return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13]))
+
+    def _of_each(
+        self, conn: Connection, statement: str, shards: Sequence[ShardId], parameters: Mapping[str, Any]
+    ) -> list[Row]:
+        """The rows of a per-shard statement for all shards, which are of one group."""
+        numbers = [shard.number for shard in shards]
+        values: list[Any] = [numbers] if self._dialect.shards_at_once else numbers
+        bound = {**parameters, "shard_group": shards[0].group}
+        return [row for value in values for row in fetch(conn, statement, {**bound, "shards": value})]
 
     def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
         """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
@@ -126,12 +145,12 @@ class InFlight:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self.note_statement = dialect.sql(
-            "INSERT INTO {in_flight} (token, shard_group, shard, message_ids, noted_at) "
-            f"VALUES (:token, :shard_group, :shard, :message_ids, {dialect.now}) "
+            "INSERT INTO {in_flight} (token, message_ids, noted_at) "
+            f"VALUES (:token, :message_ids, {dialect.now}) "
             "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at"
         )
         self.clear_statement = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
-        others = "FROM {in_flight} WHERE shard_group = :shard_group AND shard = :shard AND token <> :token"
+        others = "FROM {in_flight} WHERE token <> :token"
         self._others = dialect.sql(f"SELECT token, message_ids {others}")
         self._others_locked = dialect.sql(f"SELECT token, message_ids {others} ORDER BY token {dialect.for_update}")
         self._replace = dialect.sql("UPDATE {in_flight} SET message_ids = :message_ids WHERE token = :token")
@@ -148,28 +167,28 @@ class InFlight:
             f"{dialect.to_epoch(dialect.now)} - :older_than_s"
         )
 
-    def note(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> None:
+    def note(self, conn: Connection, token: str, ids: Collection[str]) -> None:
         """Write down what is about to run."""
-        run(conn, self.note_statement, self.note_parameters(token, shard, ids))
+        run(conn, self.note_statement, self.note_parameters(token, ids))
 
-    def note_parameters(self, token: str, shard: ShardId, ids: Collection[str]) -> dict[str, object]:
-        return {**_of(shard, token), "message_ids": self._dialect.rows(list(ids))}
+    def note_parameters(self, token: str, ids: Collection[str]) -> dict[str, object]:
+        return {"token": token, "message_ids": self._dialect.rows(list(ids))}
 
     def clear(self, conn: Connection, token: str) -> None:
         run(conn, self.clear_statement, {"token": token})
 
-    def suspects(self, conn: Connection, token: str, shard: ShardId, ids: Collection[str]) -> set[str]:
+    def suspects(self, conn: Connection, token: str, ids: Collection[str]) -> set[str]:
         """Those of our claimed messages that another drain was running when it lost its claims."""
         noted = set()
-        for _, message_ids in fetch(conn, self._others, _of(shard, token)):
+        for _, message_ids in fetch(conn, self._others, {"token": token}):
             noted.update(msgspec.json.decode(message_ids))
         return noted & set(ids)
 
-    def count_crash(self, conn: Connection, token: str, shard: ShardId, suspects: Collection[str]) -> None:
+    def count_crash(self, conn: Connection, token: str, suspects: Collection[str]) -> None:
         """Count one crash for each suspect and take it off the dead drains' notes; in the caller's transaction."""
         run(conn, self._lock, {"ids": self._dialect.values(suspects)})
         run(conn, self._count, {"ids": self._dialect.values(suspects)})
-        for other, message_ids in fetch(conn, self._others_locked, _of(shard, token)):
+        for other, message_ids in fetch(conn, self._others_locked, {"token": token}):
             noted = msgspec.json.decode(message_ids)
             left = [message_id for message_id in noted if message_id not in suspects]
             if len(left) == len(noted):
@@ -184,8 +203,9 @@ class InFlight:
         return run(conn, self._purge, {"older_than_s": older_than_s})
 
 
-def _of(shard: ShardId, token: str) -> dict[str, object]:
-    return {"shard_group": shard.group, "shard": shard.number, "token": token}
+def _share(limit: int, shards: int) -> int:
+    """How much of each of several shards to look at for `limit` in all; generous, since some have little."""
+    return limit if shards == 1 else max(20, 2 * limit // shards)
 
 
 def _mail(row: Sequence[Any]) -> Mail:

@@ -1,5 +1,6 @@
 """One drain's database session: claims, the note of what runs, commits.
 
+One drain works on one or several shards of one group.
 Owns one connection from claim to release. Everything that touches it holds a mutex, because the watch over long
 turns gives entities back from another thread while user code runs.
 """
@@ -26,7 +27,7 @@ from entitycelery.storage.sql.mailbox import Candidates, ClaimedMail, InFlight, 
 from entitycelery.storage.sql.state import NEVER_STORED, States
 from entitycelery.storage.sql.statement import is_contention, rollback, run, store_errors, transaction
 
-_LARGEST_PAGE = 10_000
+_LARGEST_PAGE = 12_800
 
 
 class SqlDrainSession:
@@ -38,7 +39,7 @@ class SqlDrainSession:
         engine: Engine,
         dialect: Dialect,
         locks: Locks,
-        shard: ShardId,
+        shards: Sequence[ShardId],
         mailboxes: Mailboxes,
         states: States,
         in_flight: InFlight,
@@ -48,7 +49,7 @@ class SqlDrainSession:
         self._engine = engine
         self._dialect = dialect
         self._locks = locks
-        self._shard = shard
+        self._shards = shards
         self._mailboxes = mailboxes
         self._states = states
         self._in_flight = in_flight
@@ -63,12 +64,12 @@ class SqlDrainSession:
     # Attention
 
     def attend(self) -> None:
-        with self._use("attending a shard") as conn:
-            self._locks.attend(conn, self._token, self._shard)
+        with self._use("attending shards") as conn:
+            self._locks.attend(conn, self._token, self._shards)
 
     def forsake(self) -> None:
-        with self._use("forsaking a shard") as conn:
-            self._locks.forsake(conn, self._token, self._shard)
+        with self._use("forsaking shards") as conn:
+            self._locks.forsake(conn, self._token, self._shards)
 
     # Claims
 
@@ -85,14 +86,14 @@ class SqlDrainSession:
         if not keys:
             return [], False
         # Read in a second statement: the first one's snapshot is older than the locks.
-        read = self._mailboxes.read(conn, self._shard, self._token, keys, last_seq, limit)
+        read = self._mailboxes.read(conn, self._shards, self._token, keys, last_seq, limit)
         mail, solo = self._runnable(conn, read)
         wanted = {key for key, _ in mail}
         if wanted != keys:
             self._locks.release(conn, self._token, keys - wanted)
         if not mail:
             return [], not solo
-        note = self._in_flight.note_parameters(self._token, self._shard, [m.id for _, m in mail])
+        note = self._in_flight.note_parameters(self._token, [m.id for _, m in mail])
         addresses = {m.address for _, m in mail}
         for key, message in mail:
             self._held.setdefault(key, set()).add(message.address)
@@ -104,24 +105,24 @@ class SqlDrainSession:
         # Entities, not messages: what is busy elsewhere is read past, so that it does not hide the rest.
         claimed: set[int] = set()
         refused: set[int] = set()
-        seen, after_seq, page = 0, 0, limit
+        page = limit
         while True:
-            found: Candidates = self._mailboxes.candidates(conn, self._shard, after_seq, page)
+            found: Candidates = self._mailboxes.candidates(conn, self._shards, page)
             new = found.keys.keys() - claimed - refused - self._held.keys()
             if new:
                 granted = self._locks.claim(conn, self._token, new)
                 claimed |= granted
                 refused |= new - granted
-            seen += sum(count for key, count in found.keys.items() if key in claimed)
-            if found.complete or seen * 2 >= limit:
+            mine = sum(count for key, count in found.keys.items() if key in claimed)
+            if found.complete or mine * 2 >= limit or page >= _LARGEST_PAGE:
                 return claimed, found.last_seq
-            after_seq, page = found.last_seq, min(page * 4, _LARGEST_PAGE)
+            page = min(page * 4, _LARGEST_PAGE)
 
     def _runnable(self, conn: Connection, read: ClaimedMail) -> tuple[list[tuple[int, Mail]], bool]:
         """What to run now; a message that was running when its process died runs alone, its crash counted first."""
         if read.others_in_flight:
             ids = [mail.id for _, mail in read.mail]
-            suspects = self._in_flight.suspects(conn, self._token, self._shard, ids)
+            suspects = self._in_flight.suspects(conn, self._token, ids)
             if suspects:
                 self._count_crash(conn, suspects)
                 return [], False
@@ -140,10 +141,10 @@ class SqlDrainSession:
 
     def _count_crash(self, conn: Connection, suspects: set[str]) -> None:
         if self._in_transaction(conn):
-            self._in_flight.count_crash(conn, self._token, self._shard, suspects)
+            self._in_flight.count_crash(conn, self._token, suspects)
             return
         with transaction(conn, self._dialect.begin):
-            self._in_flight.count_crash(conn, self._token, self._shard, suspects)
+            self._in_flight.count_crash(conn, self._token, suspects)
 
     def _in_transaction(self, conn: Connection) -> bool:
         driver: Any = conn.connection.driver_connection
@@ -157,7 +158,7 @@ class SqlDrainSession:
         with self._use("giving entities back") as conn:
             # The note first: a message that is given back must not look as if it were running here.
             if running:
-                self._in_flight.note(conn, self._token, self._shard, running)
+                self._in_flight.note(conn, self._token, running)
             elif self._noted:
                 self._in_flight.clear(conn, self._token)
                 self._noted = False
@@ -269,8 +270,8 @@ class SqlDrainSession:
             return
         if interrupt:
             # User code may be waiting for a statement, and may go on using the connection: nobody else gets it.
-            self._dialect.interrupt(conn)
-            rollback(conn)
+            with self._use("undoing a turn's transaction") as own:
+                self._dialect.interrupt(conn, own)
             conn.invalidate()
         else:
             rollback(conn)

@@ -147,7 +147,7 @@ class SqlStore:
     # Drains and duties
 
     @contextmanager
-    def drain_session(self, shard: ShardId) -> Iterator[SqlDrainSession]:
+    def drain_session(self, *shards: ShardId) -> Iterator[SqlDrainSession]:
         engine = self._engine("drain")
         with store_errors("connecting a drain"):
             conn = engine.connect()
@@ -157,7 +157,7 @@ class SqlStore:
                 engine,
                 self.dialect,
                 self._locks,
-                shard,
+                shards,
                 self._mailboxes,
                 self._states,
                 self._in_flight,

@@ -83,9 +83,6 @@ CREATE INDEX dead_letter_entity ON dead_letter (type, entity_id);
 -- What each drain is about to run. A row whose drain lost its claims names the messages that may have killed it.
 CREATE UNLOGGED TABLE in_flight (
     token text COLLATE "C" PRIMARY KEY,
-    shard_group text COLLATE "C" NOT NULL,
-    shard integer NOT NULL,
     message_ids text NOT NULL,
     noted_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
-CREATE INDEX in_flight_shard ON in_flight (shard_group, shard);

@@ -82,12 +82,9 @@ CREATE INDEX dead_letter_entity ON dead_letter (type, entity_id);
 -- What each drain is about to run. A row whose drain lost its claims names the messages that may have killed it.
 CREATE TABLE in_flight (
     token TEXT PRIMARY KEY,
-    shard_group TEXT NOT NULL,
-    shard INTEGER NOT NULL,
     message_ids TEXT NOT NULL,
     noted_at REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX in_flight_shard ON in_flight (shard_group, shard);
 
 -- Claims and attention, which PostgreSQL keeps as session locks. The process that holds a row holds a lock on its
 -- own file beside the database, so a dead holder is known at once.

@@ -50,6 +50,8 @@ class Dialect(ABC):
     """Held around every use of a connection."""
     together = False
     """Whether the driver takes several statements in one round trip."""
+    shards_at_once = False
+    """Whether a `per_shard` query takes a list of shards."""
     guard_is_shared = False
     """Whether one connection serves everybody, under the guard."""
 
@@ -73,6 +75,13 @@ class Dialect(ABC):
     @abstractmethod
     def rowset(self, parameter: str, **columns: str) -> str:
         """A FROM item `r` over the rows of a parameter; kinds are text, int, float, bool."""
+
+    @abstractmethod
+    def per_shard(self, select: Callable[[str], str]) -> str:
+        """A query for each of `:shards`: `select` gets the expression for the shard's number.
+
+        Takes all shards at once, or one value, as `shards_at_once` says.
+        """
 
     @abstractmethod
     def any_of(self, expression: str, parameter: str) -> str:
@@ -130,8 +139,8 @@ class Dialect(ABC):
         """Refuse a caller's connection that a send must not use."""
 
     @abstractmethod
-    def interrupt(self, conn: Connection) -> None:
-        """End the statement that another thread runs on `conn`, if there is one."""
+    def interrupt(self, conn: Connection, own: Connection) -> None:
+        """Undo the transaction of `conn`, which another thread may be using, with the help of `own`."""
 
     @abstractmethod
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
@@ -158,9 +167,9 @@ class Locks(ABC):
     """Claims of entities and attention for shards, held by one drain each (`token`)."""
 
     @abstractmethod
-    def attend(self, conn: Connection, token: str, shard: ShardId) -> None: ...
+    def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None: ...
     @abstractmethod
-    def forsake(self, conn: Connection, token: str, shard: ShardId) -> None: ...
+    def forsake(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None: ...
     @abstractmethod
     def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]: ...
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import sys
@@ -44,6 +45,7 @@ class PostgreSQL(Dialect):
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     for_update = "FOR UPDATE"
     together = True
+    shards_at_once = True
     instant_type = "timestamptz"
     script_now = "clock_timestamp()"
     check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
@@ -102,6 +104,9 @@ class PostgreSQL(Dialect):
     def rowset(self, parameter: str, **columns: str) -> str:
         listed = ", ".join(f"{name} {_KINDS[kind]}" for name, kind in columns.items())
         return f"json_to_recordset(CAST(:{parameter} AS json)) AS r({listed})"
+
+    def per_shard(self, select: Callable[[str], str]) -> str:
+        return f"SELECT c.* FROM unnest(CAST(:shards AS integer[])) AS s(n) CROSS JOIN LATERAL ({select('s.n')}) AS c"
 
     def any_of(self, expression: str, parameter: str) -> str:
         return f"{expression} = ANY(:{parameter})"
@@ -183,9 +188,10 @@ class PostgreSQL(Dialect):
                 f"a send with a key needs READ COMMITTED, options(connection=...) is in {str(level).upper()}"
             )
 
-    def interrupt(self, conn: Connection) -> None:
+    def interrupt(self, conn: Connection, own: Connection) -> None:
+        # Anything said on `conn` itself would wait for the statement that runs there.
         driver: Any = conn.connection.driver_connection
-        driver.cancel()
+        run(own, "SELECT pg_terminate_backend(%(pid)s, 1000)", {"pid": driver.info.backend_pid})
 
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         # A notification inside the caller's transaction is delivered when it commits, to a runner, which rings.
@@ -247,22 +253,18 @@ class AdvisoryLocks(Locks):
     def __init__(self, dialect: PostgreSQL) -> None:
         self._cluster = dialect.cluster
 
+    @functools.lru_cache(maxsize=1000)  # noqa: B019 - lives as long as the store
     def _space(self, group: str) -> int:
         return lock_space(self._cluster, f"attention {group}")
 
-    def attend(self, conn: Connection, token: str, shard: ShardId) -> None:
-        run(
-            conn,
-            "SELECT pg_advisory_lock_shared(%(g)s, %(n)s)",
-            {"g": self._space(shard.group), "n": shard.number},
-        )
+    def _keys(self, shards: Sequence[ShardId]) -> dict[str, list[int]]:
+        return {"g": [self._space(shard.group) for shard in shards], "n": [shard.number for shard in shards]}
 
-    def forsake(self, conn: Connection, token: str, shard: ShardId) -> None:
-        run(
-            conn,
-            "SELECT pg_advisory_unlock_shared(%(g)s, %(n)s)",
-            {"g": self._space(shard.group), "n": shard.number},
-        )
+    def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
+        run(conn, "SELECT pg_advisory_lock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
+
+    def forsake(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
+        run(conn, "SELECT pg_advisory_unlock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
 
     def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
         # In autocommit the exclusive locks are gone when this statement ends. Refused: somebody will look.
@@ -270,8 +272,7 @@ class AdvisoryLocks(Locks):
             "SELECT n, pg_try_advisory_xact_lock(g, n) "
             "FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o) ORDER BY o"
         )
-        spaces = [self._space(shard.group) for shard in shards]
-        rows = fetch(conn, statement, {"g": spaces, "n": [shard.number for shard in shards]})
+        rows = fetch(conn, statement, self._keys(shards))
         return {shard for shard, (_, granted) in zip(shards, rows, strict=True) if not granted}
 
     def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:

@@ -26,7 +26,7 @@ from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
 from entitycelery.storage.sql.polling import PollingWaiter
-from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
+from entitycelery.storage.sql.statement import Statement, fetch, rollback, run, transaction
 
 _EXTRACTS = {"text": "TEXT", "int": "INTEGER", "float": "REAL", "bool": "INTEGER"}
 
@@ -65,6 +65,9 @@ class SQLite(Dialect):
     def rowset(self, parameter: str, **columns: str) -> str:
         listed = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
         return f"(SELECT key AS ordinal, {listed} FROM json_each(:{parameter}) ORDER BY key) AS r"
+
+    def per_shard(self, select: Callable[[str], str]) -> str:
+        return select(":shards")
 
     def any_of(self, expression: str, parameter: str) -> str:
         return f"{expression} IN (SELECT value FROM json_each(:{parameter}))"
@@ -143,9 +146,10 @@ class SQLite(Dialect):
             # would commit what the caller may still roll back.
             driver.execute("BEGIN")
 
-    def interrupt(self, conn: Connection) -> None:
+    def interrupt(self, conn: Connection, own: Connection) -> None:
         driver: Any = conn.connection.driver_connection
         driver.interrupt()
+        rollback(conn)
 
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Nothing tells of a commit; the sweep finds the messages."""
@@ -222,10 +226,10 @@ class RowLocks(Locks):
     def __init__(self, liveness: Liveness) -> None:
         self._liveness = liveness
 
-    def attend(self, conn: Connection, token: str, shard: ShardId) -> None:
-        self._add(conn, "attention", token, [str(shard)])
+    def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
+        self._add(conn, "attention", token, [str(shard) for shard in shards])
 
-    def forsake(self, conn: Connection, token: str, shard: ShardId) -> None:
+    def forsake(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
         run(conn, "DELETE FROM lock WHERE kind = 'attention' AND token = :token", {"token": token})
 
     def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
