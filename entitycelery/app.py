@@ -28,7 +28,7 @@ from entitycelery.message import PendingMessage, Reply
 from entitycelery.port import Port, current_port, set_default_port
 from entitycelery.ref import Ref, address_of, entity_from, kind_of
 from entitycelery.registry import Registry, register_with, shared_registry
-from entitycelery.runtime.bell import Bell
+from entitycelery.transports.bell import Bell
 from entitycelery.runtime.drain import Host
 from entitycelery.settings import SETTING_NAMES, Settings, read_settings
 from entitycelery.storage.sql.store import SqlStore
@@ -81,6 +81,7 @@ class EntityCelery:
         self._app: Celery | None = None
         self._registry = Registry(shared_registry)
         self._overrides: dict[str, Any] = {}
+        self._ready = False
         self._mutex = threading.RLock()
         self._parts: _Parts | None = None
         self._embedded = False
@@ -173,7 +174,8 @@ class EntityCelery:
         """
 
         def register(target: type[T]) -> type[T]:
-            return register_with(self._registry, target, self._adopt, options)
+            registered: type[T] = register_with(self._registry, target, self._adopt, options)
+            return registered
 
         return register if cls is None else register(cls)
 
@@ -198,7 +200,7 @@ class EntityCelery:
             KeyConflict, MailboxFull: One was refused, so none is stored.
             SendTimeout: They could not be stored in time.
         """
-        port = self._port() if current_port.get() is None else cast("Port", current_port.get())
+        port = current_port.get() or self._port()
         ids = port.send([call.send for call in calls])
         return [Sent(message_id, call.operation, port) for message_id, call in zip(ids, calls, strict=True)]
 
@@ -293,6 +295,17 @@ class EntityCelery:
                 # The folder of the wake-ups lies beside the store.
                 self._embed_where_nothing_is_configured()
 
+    def migrate_if_allowed(self) -> bool:
+        """Create or upgrade the schema where entity_auto_migrate allows it; whether it does."""
+        allowed = self.settings.auto_migrate
+        if allowed is None:
+            allowed = self.store.url.get_backend_name() == "sqlite"
+        if allowed:
+            applied = self.store.upgrade()
+            if applied:
+                log.info("schema upgraded", extra={"migrations": applied})
+        return allowed
+
     def make_views(self) -> list[str]:
         """Make, or make anew, one SQL view per registered type; their names."""
         views = [(kind.view_name, kind.name, _view_columns(kind)) for kind in self.types]
@@ -307,10 +320,15 @@ class EntityCelery:
         """Give all connections back."""
         with self._mutex:
             parts, self._parts = self._parts, None
+            self._ready = False
         if parts is not None:
             parts.store.close()
 
     def _port(self) -> Port:
+        if not self._ready:
+            # Whoever sends first finds a store to send to, whether or not a worker has ever run.
+            self.migrate_if_allowed()
+            self._ready = True
         return self.client
 
     def _composed(self) -> _Parts:
@@ -421,7 +439,7 @@ def current_entities() -> EntityCelery:
 
 
 def _current_port() -> Port:
-    return current_entities().client
+    return current_entities()._port()
 
 
 _SQL_KINDS = {int: "int", float: "float", bool: "bool", str: "text"}

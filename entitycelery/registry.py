@@ -96,6 +96,7 @@ def shared_entity(cls: Any = None, /, **options: Any) -> Any:
     """
 
     def register(target: type[T]) -> type[T]:
-        return register_with(shared_registry, target, lambda kind: None, options)
+        registered: type[T] = register_with(shared_registry, target, lambda kind: None, options)
+        return registered
 
     return register if cls is None else register(cls)

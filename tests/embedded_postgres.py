@@ -93,9 +93,7 @@ class EmbeddedPostgres:
 
     def _can_run(self, binaries: Path) -> bool:
         try:
-            done = subprocess.run(
-                [binaries / "postgres", "--version"], cwd="/", capture_output=True, **self._as_user
-            )
+            done = subprocess.run([binaries / "postgres", "--version"], cwd="/", capture_output=True, **self._as_user)
         except PermissionError:
             return False
         return done.returncode == 0

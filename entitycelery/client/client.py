@@ -24,7 +24,7 @@ from entitycelery.exceptions import (
 )
 from entitycelery.failures import result_of
 from entitycelery.message import AppendOutcome, NewMessage, Reply, StoredState
-from entitycelery.runtime.bell import Bell
+from entitycelery.transports.bell import Bell
 from entitycelery.settings import Settings
 from entitycelery.storage.port import ReplyWaiter, Store
 

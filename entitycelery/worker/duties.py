@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 from entitycelery.address import ShardId
 from entitycelery.exceptions import EntityError
-from entitycelery.runtime.bell import Bell
+from entitycelery.transports.bell import Bell
 from entitycelery.settings import Settings
 from entitycelery.storage.sql.store import SqlStore
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import Celery
 
-from entitycelery.runtime.bell import Bell
+from entitycelery.transports.bell import Bell
 from entitycelery.settings import Settings
 from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url

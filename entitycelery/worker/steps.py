@@ -143,12 +143,7 @@ def _is_prefork(w: Any) -> bool:
 
 
 def _check_store(entities: EntityCelery) -> None:
-    settings = entities.settings
-    on_sqlite = entities.store.url.get_backend_name() == "sqlite"
-    if settings.auto_migrate if settings.auto_migrate is not None else on_sqlite:
-        applied = entities.store.upgrade()
-        if applied:
-            log.info("schema upgraded", extra={"migrations": applied})
+    if entities.migrate_if_allowed():
         entities.app.loader.import_default_modules()
         entities.make_views()
     entities.store.verify()

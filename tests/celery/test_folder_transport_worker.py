@@ -131,9 +131,7 @@ def test_ping_is_answered_and_leaves_no_reply_queue(home: Path, worker: Worker, 
 def test_two_workers_both_hear_a_broadcast(home: Path, worker: Worker, app: Celery) -> None:
     other = Worker(home, "two")
     try:
-        answers: Any = eventually(
-            lambda: (found := app.control.ping(timeout=2)) and len(found) == 2 and found
-        )
+        answers: Any = eventually(lambda: (found := app.control.ping(timeout=2)) and len(found) == 2 and found)
         assert sorted(name for answer in answers for name in answer) == ["one@here", "two@here"]
     finally:
         other.terminate()
@@ -151,9 +149,7 @@ def test_events_reach_a_receiver_in_another_process(home: Path, worker: Worker, 
     assert "task-received" in seen
 
 
-def test_unfinished_task_is_back_in_the_folder_after_a_cold_stop(
-    home: Path, worker: Worker, app: Celery
-) -> None:
+def test_unfinished_task_is_back_in_the_folder_after_a_cold_stop(home: Path, worker: Worker, app: Celery) -> None:
     app.send_task("block", args=(1,), queue="q7", ignore_result=True)
     eventually((home / "blocked").exists)
     assert messages(home) == []

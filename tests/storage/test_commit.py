@@ -95,7 +95,7 @@ def test_a_commit_from_an_older_version_loses(store: SqlStore) -> None:
         change(
             store,
             "INSERT INTO {state} (type, entity_id, version, state_version, state, updated_at) "
-            f"VALUES ('Account', 'a', 1, 1, '{{}}', {store.dialect.now})",
+            "SELECT 'Account', 'a', 1, 1, args, sent_at FROM {message}",
         )
 
         result = session.commit([commit_of(mailbox, state='{"n":9}')], last=True)

@@ -202,9 +202,7 @@ def test_file_that_cannot_be_parsed_is_set_aside(
     (folder / "queues" / "orders" / "0.json").write_bytes(content)
     got: list[object] = []
 
-    with connection.Consumer(
-        Queue("orders"), callbacks=[lambda body, message: got.append(body)], no_ack=True
-    ):
+    with connection.Consumer(Queue("orders"), callbacks=[lambda body, message: got.append(body)], no_ack=True):
         eventually(lambda: drain_once(connection) and got)
 
     assert got == ["good"]
@@ -255,9 +253,7 @@ def test_leftovers_of_killed_publishers_are_removed_at_the_next_connect(folder: 
 # --- consuming
 
 
-def test_message_published_after_an_idle_look_is_heard(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_message_published_after_an_idle_look_is_heard(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second ring within one tick of the filesystem's clock leaves the bell's mtime as it was."""
     channel = connection.channel()
     got: list[int] = []
@@ -279,9 +275,7 @@ def test_message_published_after_an_idle_look_is_heard(
     assert got == list(range(500))
 
 
-def test_quiet_bell_spares_looking_into_every_queue(
-    connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_bell_spares_looking_into_every_queue(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     channel = connection.channel()
     consumer = connection.Consumer(
         [Queue(f"q{number}") for number in range(QUEUES)], channel=channel, on_message=lambda message: None

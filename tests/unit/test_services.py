@@ -118,9 +118,7 @@ def test_embedded_postgres_starts_and_leaves_nothing(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
 def test_embedded_postgres_dies_with_a_killed_owner() -> None:
-    program = (
-        "from tests.embedded_postgres import EmbeddedPostgres as E; print(E().start(), flush=True); input()"
-    )
+    program = "from tests.embedded_postgres import EmbeddedPostgres as E; print(E().start(), flush=True); input()"
     owner = subprocess.Popen(
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,

@@ -261,21 +261,21 @@ class SqlDrainSession:
                 return CommitResult(lost=frozenset(), refused={}, error=exc)
             self._commits.announce(conn, [commit])
         self._turn_conn = None
-        _give_back(conn)
+        _unguard(conn)
+        conn.close()
         return result
 
     def rollback_turn(self, *, interrupt: bool = False) -> None:
         conn, self._turn_conn = self._turn_conn, None
         if conn is None:
             return
+        _unguard(conn)
         if interrupt:
-            # User code may be waiting for a statement, and may go on using the connection: nobody else gets it.
             with self._use("undoing a turn's transaction") as own:
                 self._dialect.interrupt(conn, own)
-            conn.invalidate()
-        else:
-            rollback(conn)
-        _give_back(conn)
+            return
+        rollback(conn)
+        conn.close()
 
     def end(self) -> None:
         """Release everything; a session that cannot is closed, which releases it too."""
@@ -307,10 +307,9 @@ def _mailboxes(mail: Sequence[tuple[int, Mail]], stored: dict[Address, Any], fen
     ]
 
 
-def _give_back(conn: Connection) -> None:
+def _unguard(conn: Connection) -> None:
     event.remove(conn, "commit", _refuse_commit)
     event.remove(conn, "rollback", _refuse_rollback)
-    conn.close()
 
 
 def _refuse_commit(_conn: Connection) -> None:

@@ -140,7 +140,10 @@ class Dialect(ABC):
 
     @abstractmethod
     def interrupt(self, conn: Connection, own: Connection) -> None:
-        """Undo the transaction of `conn`, which another thread may be using, with the help of `own`."""
+        """Undo the transaction of `conn`, which another thread may be using, with the help of `own`.
+
+        Whoever goes on using `conn` can write nothing more, and nobody else gets it.
+        """
 
     @abstractmethod
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:

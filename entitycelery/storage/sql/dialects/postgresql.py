@@ -192,6 +192,8 @@ class PostgreSQL(Dialect):
         # Anything said on `conn` itself would wait for the statement that runs there.
         driver: Any = conn.connection.driver_connection
         run(own, "SELECT pg_terminate_backend(%(pid)s, 1000)", {"pid": driver.info.backend_pid})
+        conn.invalidate()
+        conn.close()
 
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         # A notification inside the caller's transaction is delivered when it commits, to a runner, which rings.

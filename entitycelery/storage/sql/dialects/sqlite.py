@@ -19,16 +19,16 @@ from typing import Any, ClassVar
 import msgspec
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
 from entitycelery.storage.sql.polling import PollingWaiter
-from entitycelery.storage.sql.statement import Statement, fetch, rollback, run, transaction
+from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
 
-_EXTRACTS = {"text": "TEXT", "int": "INTEGER", "float": "REAL", "bool": "INTEGER"}
+_STEPS_BETWEEN_LOOKS = 50_000
 
 
 class SQLite(Dialect):
@@ -114,8 +114,10 @@ class SQLite(Dialect):
         event.listen(engine, "connect", self._prepare)
         return engine
 
-    def _prepare(self, driver: Any, _record: object) -> None:
+    def _prepare(self, driver: Any, record: ConnectionPoolEntry) -> None:
+        info = record.info
         driver.isolation_level = None
+        driver.set_progress_handler(lambda: info.get("stopped", False), _STEPS_BETWEEN_LOOKS)
         driver.create_function("entity_now", 0, self._clock)
         driver.execute("PRAGMA journal_mode = WAL")
         driver.execute("PRAGMA synchronous = FULL")
@@ -148,8 +150,17 @@ class SQLite(Dialect):
 
     def interrupt(self, conn: Connection, own: Connection) -> None:
         driver: Any = conn.connection.driver_connection
-        driver.interrupt()
-        rollback(conn)
+        # Unlike the driver's interrupt(), this also stops a statement that is just about to begin.
+        conn.info["stopped"] = True
+        if not self.in_memory:
+            driver.execute("PRAGMA query_only = ON")
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
+        if self.in_memory:
+            conn.info["stopped"] = False
+        else:
+            # Closed here it would be pulled from under a statement; so it goes when its last user does.
+            conn.detach()
 
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Nothing tells of a commit; the sweep finds the messages."""
