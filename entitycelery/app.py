@@ -28,11 +28,11 @@ from entitycelery.message import PendingMessage, Reply
 from entitycelery.port import Port, current_port, set_default_port
 from entitycelery.ref import Ref, address_of, entity_from, kind_of
 from entitycelery.registry import Registry, register_with, shared_registry
-from entitycelery.transports.bell import Bell
 from entitycelery.runtime.drain import Host
 from entitycelery.settings import SETTING_NAMES, Settings, read_settings
 from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url, shown
+from entitycelery.transports.bell import Bell
 from entitycelery.transports.broker import BrokerRinger
 from entitycelery.transports.folder import configure as folder_settings
 

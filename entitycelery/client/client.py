@@ -24,9 +24,9 @@ from entitycelery.exceptions import (
 )
 from entitycelery.failures import result_of
 from entitycelery.message import AppendOutcome, NewMessage, Reply, StoredState
-from entitycelery.transports.bell import Bell
 from entitycelery.settings import Settings
 from entitycelery.storage.port import ReplyWaiter, Store
+from entitycelery.transports.bell import Bell
 
 
 class Client:

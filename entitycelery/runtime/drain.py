@@ -29,12 +29,12 @@ from entitycelery.message import Ended, Mail, Mailbox, StoredState
 from entitycelery.registry import Registry
 from entitycelery.runtime import turn as turns
 from entitycelery.runtime.batch import EntityRun, RunningTurn, is_asynchronous, uncommitted
-from entitycelery.transports.bell import Bell
 from entitycelery.runtime.event_loop import EventLoopThread
 from entitycelery.runtime.turn import Prepared, Step
 from entitycelery.runtime.watch import Watch
 from entitycelery.settings import Settings
 from entitycelery.storage.port import DrainSession, Store
+from entitycelery.transports.bell import Bell
 
 log = logging.getLogger("entitycelery.drain")
 

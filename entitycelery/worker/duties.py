@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 
 from entitycelery.address import ShardId
 from entitycelery.exceptions import EntityError
-from entitycelery.transports.bell import Bell
 from entitycelery.settings import Settings
 from entitycelery.storage.sql.store import SqlStore
+from entitycelery.transports.bell import Bell
 
 log = logging.getLogger("entitycelery.runner")
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from celery import Celery
 
-from entitycelery.transports.bell import Bell
 from entitycelery.settings import Settings
 from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url
+from entitycelery.transports.bell import Bell
 from entitycelery.transports.broker import BrokerRinger
 from entitycelery.worker.duties import CleanUp, CommitRelay, DueMail, Duty, Sweep
 
