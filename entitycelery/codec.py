@@ -1,6 +1,7 @@
 """JSON in and out: canonical arguments, results and states, with errors that name the place.
 
-Built on msgspec. JSON columns of the store are `jsonb`, which refuses NUL characters, so they are refused here.
+Built on msgspec. JSON columns of the store are `jsonb`, which refuses NUL characters, so they are refused here; NaN
+and the infinities, which msgspec would write as null without a word, are refused too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from entitycelery.exceptions import SerializationFailed
 # Sorted keys make equal arguments equal bytes, which is what a fingerprint compares.
 _canonical = msgspec.json.Encoder(order="sorted")
 _plain = msgspec.json.Encoder()
+# MessagePack keeps the floats that JSON has no word for, so it tells fast that there is none; the standard library's
+# encoder says exactly, and is ten times as slow.
+_packed = msgspec.msgpack.Encoder()
+_PACKED_INFINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
+_finite = json.JSONEncoder(allow_nan=False)
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BACKSLASH = ord("\\")
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PATH = re.compile(r" - at `\$(?:\.(\w+))?([^`]*)`$")
 
@@ -48,11 +55,27 @@ def to_canonical_json(value: object, what: str) -> bytes:
 def _encode(encoder: msgspec.json.Encoder, value: object, what: str) -> bytes:
     try:
         data = encoder.encode(value)
+        if value is not None and b"null" in data:
+            _refuse_infinite(value)
     except ENCODING_ERRORS as exc:
         raise SerializationFailed(f"{what} cannot be written as JSON: {exc}") from exc
-    if b"\\u0000" in data and _ESCAPED_NUL.search(data):
+    # One byte is looked for eight times as fast as a word.
+    if _BACKSLASH in data and _ESCAPED_NUL.search(data):
         raise SerializationFailed(f"{what} contains a NUL character, which the store cannot keep")
     return data
+
+
+def _refuse_infinite(value: object) -> None:
+    try:
+        if not _PACKED_INFINITE.search(_packed.encode(value)):
+            return
+    except OverflowError:
+        pass  # an integer of more than 64 bits, which JSON can carry
+    builtins = msgspec.to_builtins(value, enc_hook=lambda raw: None)
+    try:
+        _finite.encode(builtins)
+    except ValueError:
+        raise ValueError("it contains NaN or an infinity, for which JSON has no word") from None
 
 
 def from_json(data: bytes | str) -> Any:
