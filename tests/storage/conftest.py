@@ -1,13 +1,48 @@
-"""Every store in turn: in memory, a SQLite file, PostgreSQL."""
+"""Every store in turn: in memory, a SQLite file, PostgreSQL.
+
+The tests of this folder share one PostgreSQL database, emptied after each: making and dropping a database takes
+longer than most of them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg2
 import pytest
 
 from entitycelery.storage.sql.store import SqlStore
+from tests.conftest import url_or_skip
+from tests.services import Services, fresh_postgres_database
 from tests.storage.support import opened
+
+_EMPTY = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend';
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'entity\\_%' OR nspname = 'public' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+    CREATE SCHEMA public;
+END $$;
+"""
+
+
+@pytest.fixture(scope="session")
+def storage_database(services: Services) -> Iterator[str]:
+    """The PostgreSQL database of this folder's tests."""
+    with fresh_postgres_database(url_or_skip(services.postgres())) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_url(storage_database: str) -> Iterator[str]:
+    """An empty PostgreSQL database."""
+    yield storage_database
+    connection = psycopg2.connect(storage_database)
+    connection.autocommit = True
+    connection.cursor().execute(_EMPTY)
+    connection.close()
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
