@@ -74,11 +74,23 @@ class Dispatcher:
         self._submitting = threading.local()
         self._submit: Callable[[DrainRequest], None] = lambda request: None
         self._later: Callable[[Callable[[], None]], object] = lambda call: None
+        self._ends_in_slot = False
 
-    def connect(self, submit: Callable[[DrainRequest], None], later: Callable[[Callable[[], None]], object]) -> None:
-        """Use this consumer's way into the pool; `later` calls something from its loop."""
+    def connect(
+        self,
+        submit: Callable[[DrainRequest], None],
+        later: Callable[[Callable[[], None]], object],
+        *,
+        ends_in_slot: bool,
+    ) -> None:
+        """Use this consumer's way into the pool; `later` calls something from its loop.
+
+        Args:
+            ends_in_slot: Whether a drain still occupies its slot of the pool when it reports its end.
+        """
         self._submit = submit
         self._later = later
+        self._ends_in_slot = ends_in_slot
 
     def wake(self, *shards: ShardId) -> None:
         """Wake-ups arrived, or a drain left work behind."""
@@ -110,7 +122,12 @@ class Dispatcher:
         """A drain is over."""
         with self._mutex:
             self._running -= 1
-        self.wake(*(shards if again else ()))
+            self._waiting.update(dict.fromkeys(shards if again else ()))
+        if self._ends_in_slot:
+            # Submitting from a full pool's own slots would wait for a slot that only the submitter can free.
+            self._later(self.dispatch)
+        else:
+            self.dispatch()
 
     def apply(self, pool: Any, request: DrainRequest) -> None:
         """Submit a drain to the pool."""
@@ -152,7 +169,11 @@ class DrainRequest:
 def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., None]:
     """How the worker's consumer treats wake-ups."""
     dispatcher: Dispatcher = consumer.controller.entity_dispatcher
-    dispatcher.connect(consumer.on_task_request, lambda call: consumer.timer.call_after(0.001, call))
+    dispatcher.connect(
+        consumer.on_task_request,
+        lambda call: consumer.timer.call_after(0.001, call),
+        ends_in_slot=bool(getattr(consumer.pool, "is_green", False)),
+    )
 
     def on_wakeup(message: Any, _body: Any, ack: Any, _reject: Any, _callbacks: Any, **_: Any) -> None:
         ack(log, consumer.connection_errors)

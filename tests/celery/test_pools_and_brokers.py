@@ -1,0 +1,104 @@
+"""The first promises on every pool and every broker, each with a real worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.celery.apps.errors import InsufficientFunds
+from tests.celery.banks import BROKERS, POOLS, Bank, open_bank
+from tests.services import Services
+from tests.waiting import eventually
+
+
+@pytest.fixture(scope="module", params=[(broker, pool) for broker in BROKERS for pool in POOLS], ids="-".join)
+def bank(
+    request: pytest.FixtureRequest, services: Services, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bank]:
+    broker, pool = request.param
+    with open_bank(services, tmp_path_factory.mktemp("bank"), broker) as opened:
+        worker = opened.worker(pool=pool)
+        yield opened
+        assert worker.stop() == 0, worker.log_tail()
+        assert "Traceback" not in worker.log(), worker.log_tail()
+
+
+def test_ask_returns_what_the_handler_returned(bank: Bank) -> None:
+    alice = bank.Account.ref("alice")
+
+    answers = [alice.deposit.ask(5), alice.deposit.ask(6)]
+
+    assert answers == [5, 11]
+    assert alice.statement() == 11
+
+
+def test_transfer_changes_both_entities(bank: Bank) -> None:
+    bank.Account.ref("from").deposit.ask(30)
+
+    left = bank.Account.ref("from").transfer.ask(20, to="to")
+
+    assert left == 10
+    assert eventually(bank.Account.ref("to").statement) == 20
+
+
+def test_failed_handler_raises_its_own_exception_at_ask_and_changes_nothing(bank: Bank) -> None:
+    poor = bank.Account.ref("poor")
+    poor.deposit.ask(1)
+
+    with pytest.raises(InsufficientFunds) as raised:
+        poor.transfer.ask(20, to="nobody")
+
+    assert (raised.value.balance, raised.value.amount) == (1, 20)
+    assert "in transfer" in str(raised.value.__cause__)
+    assert poor.statement() == 1
+    assert not bank.entities.exists(bank.Account.ref("nobody"))
+
+
+def test_delayed_message_is_handled_and_not_early(bank: Bank) -> None:
+    before_s = time.time()
+
+    sent = bank.Journal.ref("late").stamp.options(delay_s=0.4).send(1)
+
+    assert sent.result(timeout_s=30) >= before_s + 0.4
+
+
+def test_same_key_is_one_message_with_one_reply(bank: Bank) -> None:
+    call = bank.Account.ref("keyed").deposit.options(key="order-17")
+
+    first, second = call.send(7), call.send(7)
+
+    assert first.id == second.id
+    assert [first.result(timeout_s=30), call.ask(7)] == [7, 7]
+    assert bank.Account.ref("keyed").statement() == 7
+
+
+def test_delay_gives_an_async_result(bank: Bank) -> None:
+    result = bank.Account.ref("delayed").deposit.delay(8)
+
+    assert result.get(timeout=30) == 8
+    assert (result.state, result.successful()) == ("SUCCESS", True)
+
+
+def test_aask_answers_many_at_once_on_one_loop(bank: Bank) -> None:
+    async def ask_all() -> list[int]:
+        return await asyncio.gather(*(bank.Account.ref(f"async{n}").deposit_slowly.aask(n, 0.01) for n in range(20)))
+
+    assert asyncio.run(ask_all()) == list(range(20))
+
+
+def test_messages_of_one_sender_are_handled_in_the_order_of_their_sends(bank: Bank) -> None:
+    journal = bank.Journal.ref("ordered")
+
+    sent = [journal.write.send("me", number) for number in range(50)]
+
+    sent[-1].result(timeout_s=30)
+    assert journal.of("me") == list(range(50))
+
+
+def test_ordinary_tasks_run_beside_entities(bank: Bank) -> None:
+    bank.leave_mark_task.delay("task-ran")
+
+    assert eventually(lambda: bank.mark("task-ran"))
