@@ -64,6 +64,10 @@ class Schema:
         Raises:
             ConfigurationError: The store belongs to another cluster or has other shards.
         """
+        if all(applied for _, applied in self.current(conn)):
+            # A busy SQLite file would have every starting process wait for its lock.
+            self._check_meta(conn)
+            return []
         with self._dialect.migration_scope(conn):
             run(conn, self._create_record)
             done = {number for number, _ in fetch(conn, self._applied)}
@@ -121,9 +125,13 @@ class Schema:
 
     def make_views(self, conn: Connection, views: Collection[tuple[str, str, dict[str, str]]]) -> None:
         """Make, or make anew, the view of each entity type: name, type name, kinds of columns."""
+        wanted = [(name, self._dialect.view(name, type_name, columns)) for name, type_name, columns in views]
+        outdated = [statements for name, statements in wanted if not self._dialect.has_view(conn, name, statements[-1])]
+        if not outdated:
+            return
         with self._dialect.migration_scope(conn):
-            for name, type_name, columns in views:
-                for statement in self._dialect.view(name, type_name, columns):
+            for statements in outdated:
+                for statement in statements:
                     run(conn, statement.replace("%", "%%"))
 
     def _applied_checksums(self, conn: Connection) -> dict[int, str]:

@@ -161,6 +161,10 @@ class Dialect(ABC):
     def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
         """The statements that make the view of an entity type; kinds of columns are as for `rowset`, or json."""
 
+    def has_view(self, conn: Connection, name: str, statement: str) -> bool:
+        """Whether the view is known to be as its statement makes it; False where the database does not say."""
+        return False
+
     @abstractmethod
     def _statement(self, text: str) -> Statement:
         """The statement with its parameters in the driver's style."""

@@ -182,6 +182,10 @@ class SQLite(Dialect):
             f"FROM state WHERE type = '{literal}' AND state IS NOT NULL",
         ]
 
+    def has_view(self, conn: Connection, name: str, statement: str) -> bool:
+        kept = fetch(conn, "SELECT sql FROM sqlite_master WHERE type = 'view' AND name = :name", {"name": name})
+        return [row[0] for row in kept] == [statement]
+
 
 class Liveness:
     """Which processes live: each holds a POSIX lock on a file of its own.
