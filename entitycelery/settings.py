@@ -6,6 +6,7 @@ Order: command line > `ENTITY_*` environment > `app.conf` > default. A bad value
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,13 +60,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         valid_cluster(self.cluster)
+        if not self.shard_groups:
+            raise ConfigurationError("entity_shard_groups must name at least one group, got none")
         for group in self.shard_groups:
             if not group or not group.replace("-", "_").isidentifier():
                 raise ConfigurationError(f"entity_shard_groups has names of letters, digits and '_', got {group!r}")
         for name in _POSITIVE:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"entity_{name} must be greater than 0, got {value!r}")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigurationError(f"entity_{name} must be greater than 0 and finite, got {value!r}")
         if self.send_retries < 0:
             raise ConfigurationError(f"entity_send_retries must not be negative, got {self.send_retries}")
         if self.batch_budget_s > self.turn_timeout_s:

@@ -1,0 +1,110 @@
+"""Settings: command line > environment > conf > default, and a bad value says which it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from entitycelery.exceptions import ConfigurationError
+from entitycelery.settings import SETTING_NAMES, Settings, read_settings
+from entitycelery.storage.sql.url import driver_url
+
+DURATIONS = [field.name for field in dataclasses.fields(Settings) if field.name.endswith("_s")]
+NUMBERS = [field.name for field in dataclasses.fields(Settings) if str(field.type).startswith(("int", "float"))]
+BAD: dict[str, list[Any]] = {
+    **{name: ["", "soon", [1], object(), True] for name in NUMBERS},
+    **{name: ["", "soon", [1], True, 0, -1, math.nan, math.inf, "nan", "inf"] for name in DURATIONS},
+    "shards_per_group": ["x", 0, -1, 1.5, "1.5", True, math.nan],
+    "mailbox_capacity": ["x", 0, -1, 1.5],
+    "batch_size": [0, -1, 1.5, "1.5"],
+    "send_retries": [-1, 0.5, "x"],
+    "max_crashes": [0, "x"],
+    "connections": [0, -5],
+    "async_concurrency": [0, "many"],
+    "cluster": ["", "My Cluster", 5, "x" * 33],
+    "shard_groups": ["", "a,,b", "a b", 5, [], ()],
+    "auto_migrate": ["maybe", ""],
+}
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    assert read_settings({}, {}) == Settings()
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Settings)])
+def test_the_command_line_wins_over_the_environment_over_conf_over_the_default(field: str) -> None:
+    values: dict[str, Any] = {
+        "database_url": ["sqlite:///a", "sqlite:///b", "sqlite:///c"],
+        "cluster": ["one", "two", "three"],
+        "shard_groups": [("one",), ("two",), ("three",)],
+        "auto_migrate": [True, False, True],
+    }
+    line, env, conf = values.get(field, [7, 8, 9])
+    environment = {f"ENTITY_{field.upper()}": ",".join(env) if isinstance(env, tuple) else str(env)}
+    settings = {f"entity_{field}": conf}
+
+    def read(*sources: Any) -> object:
+        return getattr(read_settings(*sources), field)
+
+    assert read(settings, environment, {field: line}) == line
+    assert read(settings, environment, {field: None}) == env
+    assert read(settings, environment) == env
+    assert read(settings, {}) == conf
+    assert read({f"entity_{field}": None}, {}) == getattr(Settings(), field)
+
+
+@pytest.mark.parametrize(("field", "bad"), [(field, bad) for field, values in BAD.items() for bad in values], ids=repr)
+def test_a_bad_value_names_itself(field: str, bad: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rf"\bentity_{field}\b"):
+        read_settings({f"entity_{field}": bad}, {})
+
+
+def test_every_setting_has_a_bad_value_here() -> None:
+    assert {*BAD, "database_url"} == {name.removeprefix("entity_") for name in SETTING_NAMES}
+
+
+@pytest.mark.parametrize("bad", ["nonsense", "mysql://localhost/x", "postgresql+asyncpg://localhost/x", ""])
+def test_a_bad_database_url_names_its_setting(bad: str) -> None:
+    with pytest.raises(ConfigurationError, match="entity_database_url"):
+        driver_url(bad)
+
+
+def test_a_bad_value_says_where_it_came_from() -> None:
+    with pytest.raises(ConfigurationError, match="from the environment variable ENTITY_BATCH_SIZE"):
+        read_settings({"entity_batch_size": 5}, {"ENTITY_BATCH_SIZE": "many"})
+    with pytest.raises(ConfigurationError, match="from the setting entity_batch_size"):
+        read_settings({"entity_batch_size": "many"}, {})
+    with pytest.raises(ConfigurationError, match="from the command line"):
+        read_settings({}, {}, {"batch_size": "many"})
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("ask_timeout_s", "2.5", 2.5),
+        ("batch_size", "50", 50),
+        ("batch_size", 50.0, 50),
+        ("shard_groups", "blue, green", ("blue", "green")),
+        ("shard_groups", ["blue", "green"], ("blue", "green")),
+        ("auto_migrate", "YES", True),
+        ("auto_migrate", "off", False),
+        ("auto_migrate", False, False),
+        ("mailbox_capacity", "10", 10),
+    ],
+)
+def test_values_are_read_from_text_and_from_python(field: str, text: Any, value: Any) -> None:
+    assert getattr(read_settings({f"entity_{field}": text}, {}), field) == value
+
+
+def test_a_turn_must_not_be_shorter_than_the_wait_for_its_commit() -> None:
+    with pytest.raises(ConfigurationError, match=r"entity_batch_budget_s .* entity_turn_timeout_s"):
+        read_settings({"entity_batch_budget_s": 2, "entity_turn_timeout_s": 1}, {})
+
+
+def test_every_duration_says_its_unit() -> None:
+    floats = {field.name for field in dataclasses.fields(Settings) if str(field.type) == "float"}
+
+    assert floats == set(DURATIONS)
