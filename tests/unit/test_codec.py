@@ -120,7 +120,7 @@ def test_a_list_is_refused_exactly_if_a_number_in_it_is_not_finite(value: Any) -
 
 @pytest.mark.parametrize("value", ["a\0b", {"a\0": 1}, ["\0"], "\\\0", "\\\\\0"], ids=ascii)
 def test_nul_characters_are_refused(value: Any) -> None:
-    with pytest.raises(SerializationFailed, match="^the state contains a NUL character"):
+    with pytest.raises(SerializationFailed, match=r"^the state contains a NUL character"):
         codec.to_json(value, "the state")
 
 
