@@ -1,13 +1,14 @@
 """The table `message` on the drains' side: which entities of a shard have runnable mail, and what that mail is.
 
-Mail is runnable when it is due and no other message of its entity blocks the mailbox. Reading in order of `seq`
-relies on the index message_ready, delayed mail and retries on message_due.
+Mail is runnable when it is due and no other message of its entity blocks the mailbox. Finding it in order of `seq`
+relies on the index message_ready, delayed mail and retries on message_due; reading it on the primary key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -16,7 +17,7 @@ from entitycelery.address import Address, ShardId
 from entitycelery.message import Mail
 from entitycelery.storage.port import ShardMail
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.statement import Row, fetch, run
+from entitycelery.storage.sql.statement import fetch, run
 
 _RUNNABLE = (
     "NOT EXISTS (SELECT 1 FROM {message} AS b WHERE b.blocking AND b.lock_key = m.lock_key "
@@ -24,11 +25,23 @@ _RUNNABLE = (
 )
 
 
-class Candidates(msgspec.Struct, frozen=True):
-    """Entities with runnable mail, by lock key, with how much of it was seen; the last `seq` seen."""
+_LOOK_AHEAD = 4
 
-    keys: dict[int, int]
-    last_seq: int
+
+class Candidate(NamedTuple):
+    """Runnable mail as it was seen before anything was locked."""
+
+    seq: int
+    lock_key: int
+    shard: int
+    id: str
+    delayed: int
+
+
+class Candidates(msgspec.Struct, frozen=True):
+    """Runnable mail in order of `seq`; whether that is all there is."""
+
+    mail: list[Candidate]
     complete: bool
 
 
@@ -48,7 +61,7 @@ class Mailboxes:
         due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
         ready = f"m.due_at IS NULL AND {_RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
         of_shard = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = "
-        seen = "SELECT m.lock_key, m.seq, m.shard"
+        seen = "SELECT m.seq, m.lock_key, m.shard, m.id"
         self._candidates = dialect.sql(
             dialect.per_shard(
                 lambda n: (
@@ -57,22 +70,16 @@ class Mailboxes:
                 )
             )
         )
-        ready_before = f"m.seq <= :last_seq AND {ready}"
+        # By primary key, in a statement after the one that locked: a snapshot older than the locks shows done mail.
         self._read = dialect.sql(
             "SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
             "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key, "
-            "(SELECT count(*) FROM {in_flight} AS f WHERE f.token <> :token), {fence} FROM ({mail}) AS m",
+            "(SELECT count(*) FROM {in_flight} AS f WHERE f.token <> :token), {fence} FROM {message} AS m "
+            f"WHERE {{among}} AND (m.due_at IS NULL OR m.due_at <= {{now}}) AND {_RUNNABLE}",
             args_text=dialect.json_text("m.args"),
             now=dialect.now_once,
             fence=dialect.drawn_fence,
-            mail=dialect.per_shard(
-                lambda n: (
-                    f"SELECT * FROM (SELECT m.* {of_shard}{n} AND {{claimed}} AND {due}) AS d "
-                    f"UNION ALL SELECT * FROM (SELECT m.* {of_shard}{n} AND {{claimed}} AND {ready_before}) AS r"
-                )
-            )
-            .replace("{claimed}", dialect.any_of("m.lock_key", "keys"))
-            .replace("{message}", dialect.table("message")),
+            among=dialect.any_of("m.id", "ids"),
         )
         shards = dialect.rowset("rows", g="text", n="int")
         self._waiting_ready = dialect.sql(self._waiting("sent_at", "due_at IS NULL", "seq"), shards=shards)
@@ -89,45 +96,25 @@ class Mailboxes:
         )
 
     def candidates(self, conn: Connection, shards: Sequence[ShardId], limit: int) -> Candidates:
-        """Entities of the shards with runnable mail; of each shard about as much as makes `limit` in all."""
+        """Runnable mail of shards of one group; of each shard about as much as makes `limit` in all."""
         per_shard = _share(limit, len(shards))
-        keys: dict[int, int] = {}
-        ready: dict[int, int] = {}
-        last_seq = 0
-        for key, seq, shard, delayed in self._of_each(conn, self._candidates, shards, {"per_shard": per_shard}):
-            keys[key] = keys.get(key, 0) + 1
-            if not delayed:
-                last_seq = max(last_seq, seq)
-                ready[shard] = ready.get(shard, 0) + 1
-        return Candidates(keys, last_seq, all(count < per_shard for count in ready.values()))
-
-    def read(
-        self, conn: Connection, shards: Sequence[ShardId], token: str, keys: Collection[int], last_seq: int, limit: int
-    ) -> ClaimedMail:
-        """Up to `limit` of the runnable mail of claimed entities, in order of `seq`."""
-        for statement in self._dialect.draw_fence:
-            run(conn, statement)
-        parameters = {
-            "token": token,
-            "keys": self._dialect.values(keys),
-            "last_seq": last_seq,
-            "per_shard": _share(limit, len(shards)),
-        }
-        rows = self._of_each(conn, self._read, shards, parameters)
-        if not rows:
-            return ClaimedMail([], 0, False)
-        rows.sort(key=lambda row: row[2])
-        mail = [(row[12], _mail(row)) for row in rows[:limit]]
-        return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13]))
-
-    def _of_each(
-        self, conn: Connection, statement: str, shards: Sequence[ShardId], parameters: Mapping[str, Any]
-    ) -> list[Row]:
-        """The rows of a per-shard statement for all shards, which are of one group."""
         numbers = [shard.number for shard in shards]
         values: list[Any] = [numbers] if self._dialect.shards_at_once else numbers
-        bound = {**parameters, "shard_group": shards[0].group}
-        return [row for value in values for row in fetch(conn, statement, {**bound, "shards": value})]
+        bound = {"per_shard": per_shard, "shard_group": shards[0].group}
+        rows = [row for value in values for row in fetch(conn, self._candidates, {**bound, "shards": value})]
+        mail = sorted(map(Candidate._make, rows))
+        seen = Counter((one.shard, one.delayed) for one in mail)
+        return Candidates(mail, all(count < per_shard for count in seen.values()))
+
+    def read(self, conn: Connection, token: str, ids: Collection[str]) -> ClaimedMail:
+        """Those messages that are still runnable, in order of `seq`; their entities are claimed."""
+        for statement in self._dialect.draw_fence:
+            run(conn, statement)
+        rows = fetch(conn, self._read, {"token": token, "ids": self._dialect.values(ids)})
+        if not rows:
+            return ClaimedMail([], 0, False)
+        mail = [(row[12], _mail(row)) for row in sorted(rows, key=lambda row: row[2])]
+        return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13]))
 
     def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
         """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
@@ -204,8 +191,8 @@ class InFlight:
 
 
 def _share(limit: int, shards: int) -> int:
-    """How much of each of several shards to look at for `limit` in all; generous, since some have little."""
-    return limit if shards == 1 else max(20, 2 * limit // shards)
+    """How much of each of several shards to look at for `limit` in all; generous, for the claims to come."""
+    return max(20, _LOOK_AHEAD * limit // shards)
 
 
 def _mail(row: Sequence[Any]) -> Mail:

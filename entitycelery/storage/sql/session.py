@@ -23,7 +23,7 @@ from entitycelery.message import EntityCommit, Mail, Mailbox
 from entitycelery.storage.port import CommitResult
 from entitycelery.storage.sql.commit import Commits, Refused
 from entitycelery.storage.sql.dialects.base import Dialect, Locks
-from entitycelery.storage.sql.mailbox import Candidates, ClaimedMail, InFlight, Mailboxes
+from entitycelery.storage.sql.mailbox import Candidate, Candidates, ClaimedMail, InFlight, Mailboxes
 from entitycelery.storage.sql.state import NEVER_STORED, States
 from entitycelery.storage.sql.statement import is_contention, rollback, run, store_errors, transaction
 
@@ -50,6 +50,8 @@ class SqlDrainSession:
         self._dialect = dialect
         self._locks = locks
         self._shards = shards
+        self._busy = shards
+        self._seen: list[Candidate] = []
         self._mailboxes = mailboxes
         self._states = states
         self._in_flight = in_flight
@@ -82,11 +84,11 @@ class SqlDrainSession:
                     return mailboxes
 
     def _claim(self, conn: Connection, limit: int) -> tuple[list[Mailbox], bool]:
-        keys, last_seq = self._lock_candidates(conn, limit)
+        keys, ids = self._lock_candidates(conn, limit)
         if not keys:
             return [], False
         # Read in a second statement: the first one's snapshot is older than the locks.
-        read = self._mailboxes.read(conn, self._shards, self._token, keys, last_seq, limit)
+        read = self._mailboxes.read(conn, self._token, ids)
         mail, solo = self._runnable(conn, read)
         wanted = {key for key, _ in mail}
         if wanted != keys:
@@ -101,22 +103,41 @@ class SqlDrainSession:
         self._noted = True
         return _mailboxes(mail, stored, read.fence), False
 
-    def _lock_candidates(self, conn: Connection, limit: int) -> tuple[set[int], int]:
-        # Entities, not messages: what is busy elsewhere is read past, so that it does not hide the rest.
+    def _lock_candidates(self, conn: Connection, limit: int) -> tuple[set[int], list[str]]:
+        """Lock the entities of the oldest runnable mail; their keys, and the ids of up to `limit` of their messages."""
         claimed: set[int] = set()
-        refused: set[int] = set()
+        refused: set[int] = set(self._held)
         page = limit
+        # What an earlier look found and left is still a good hint: it is read anew once its entity is locked.
+        found = Candidates(self._seen, complete=False)
         while True:
-            found: Candidates = self._mailboxes.candidates(conn, self._shards, page)
-            new = found.keys.keys() - claimed - refused - self._held.keys()
-            if new:
-                granted = self._locks.claim(conn, self._token, new)
+            # What is busy elsewhere is read past, so that one hot or slow entity does not hide the rest.
+            while True:
+                mine = [one for one in found.mail if one.lock_key not in refused][:limit]
+                new = {one.lock_key for one in mine} - claimed
+                granted = self._locks.claim(conn, self._token, new) if new else new
                 claimed |= granted
+                if granted == new:
+                    break
                 refused |= new - granted
-            mine = sum(count for key, count in found.keys.items() if key in claimed)
-            if found.complete or mine * 2 >= limit or page >= _LARGEST_PAGE:
-                return claimed, found.last_seq
-            page = min(page * 4, _LARGEST_PAGE)
+            if found.complete or len(mine) * 2 >= limit or page > _LARGEST_PAGE:
+                ids = [one.id for one in mine]
+                taken = set(ids)
+                self._seen = [one for one in found.mail if one.id not in taken]
+                return claimed, ids
+            found = self._candidates(conn, page)
+            page *= 4
+
+    def _candidates(self, conn: Connection, limit: int) -> Candidates:
+        # While there is mail, the shards that had none are left alone; the drain's budget bounds for how long.
+        found = self._mailboxes.candidates(conn, self._busy, limit)
+        if not found.mail and self._busy != self._shards:
+            self._busy = self._shards
+            found = self._mailboxes.candidates(conn, self._busy, limit)
+        numbers = {one.shard for one in found.mail}
+        if len(numbers) < len(self._busy):
+            self._busy = [shard for shard in self._busy if shard.number in numbers] or self._shards
+        return found
 
     def _runnable(self, conn: Connection, read: ClaimedMail) -> tuple[list[tuple[int, Mail]], bool]:
         """What to run now; a message that was running when its process died runs alone, its crash counted first."""
