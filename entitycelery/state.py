@@ -19,7 +19,7 @@ from entitycelery.exceptions import ConfigurationError, SerializationFailed, Sta
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 F = TypeVar("F", bound=Callable[..., Any])
 
-_IMMUTABLE = (str, bytes, int, float, bool, tuple, frozenset, type(None))
+_IMMUTABLE = (str, bytes, int, float, bool, type(None))
 
 
 def upgrade(*, from_version: int) -> Callable[[F], F]:
@@ -40,11 +40,12 @@ def upgrade(*, from_version: int) -> Callable[[F], F]:
 
 
 class Field(NamedTuple):
-    """A declared state field and how a new entity gets its value."""
+    """A declared state field and how a new entity gets its value; `is_constant`: always an equal one."""
 
     name: str
     factory: Callable[[], Any]
     has_default: bool
+    is_constant: bool = True
 
 
 def fields_of(cls: type) -> dict[str, Field]:
@@ -67,7 +68,7 @@ def _is_class_var(annotation: object) -> bool:
 def _field(name: str, default: Any) -> Field:
     if isinstance(default, msgspec._core.Field):
         if default.default_factory is not msgspec.NODEFAULT:
-            return Field(name, default.default_factory, True)
+            return Field(name, default.default_factory, True, is_constant=False)
         default = msgspec.UNSET if default.default is msgspec.NODEFAULT else default.default
     if default is msgspec.UNSET:
         return Field(name, lambda: None, False)
@@ -80,7 +81,8 @@ class StateModel:
     """Loads and writes the state of one entity class.
 
     Raises:
-        ConfigurationError: A field has no default, an annotation msgspec cannot encode, or cannot be resolved.
+        ConfigurationError: A field has no default or one that does not fit it, or its annotation cannot be stored or
+            resolved.
     """
 
     def __init__(self, cls: type, type_name: str, fields: Mapping[str, Field], state_version: int) -> None:
@@ -104,6 +106,7 @@ class StateModel:
             self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._struct)
         except TypeError as exc:
             raise ConfigurationError(f"the state of {type_name} has a field that cannot be stored: {exc}") from exc
+        self._check_defaults({field.name: field.factory() for field in fields.values() if field.is_constant})
 
     def new(self) -> Any:
         """An entity that has no stored state yet."""
@@ -134,16 +137,40 @@ class StateModel:
         """The entity's state as JSON, checked to load again.
 
         Raises:
-            SerializationFailed: A value cannot be written.
-            StateConflict: A field holds what its annotation does not allow.
+            SerializationFailed: A value cannot be written; the message names the field.
+            StateConflict: A field holds what its annotation does not allow, or was deleted.
         """
         values = entity.__dict__
-        data = codec.to_json({name: values[name] for name in self.fields}, f"the state of {self.type_name}")
+        try:
+            data = codec.to_json({name: values[name] for name in self.fields}, "the state")
+        except KeyError as exc:
+            raise StateConflict(f"the handler deleted the field {exc} of {self.type_name}") from exc
+        except SerializationFailed as exc:
+            raise self._unwritable(values) or exc from exc
         try:
             self._decoder.decode(data)
         except msgspec.MsgspecError as exc:
             raise StateConflict(self._misfit("the state that the handler left", exc)) from exc
         return codec.merged(data, values["_extra_fields"])
+
+    def _check_defaults(self, constants: Mapping[str, Any]) -> None:
+        # Else the first turn of every entity would fail for it.
+        for name, value in constants.items():
+            what = f"the default of {self.type_name}.{name}"
+            try:
+                self._decoder.decode(codec.to_json({name: value}, what))
+            except SerializationFailed as exc:
+                raise ConfigurationError(str(exc)) from exc
+            except msgspec.MsgspecError as exc:
+                raise ConfigurationError(f"{what} does not fit its annotation: {exc}") from exc
+
+    def _unwritable(self, values: Mapping[str, Any]) -> SerializationFailed | None:
+        for name in self.fields:
+            try:
+                codec.to_json(values[name], f"field {name!r} of {self.type_name}")
+            except SerializationFailed as exc:
+                return exc
+        return None
 
     def _instance(self, struct: msgspec.Struct, extra: dict[str, msgspec.Raw]) -> Any:
         entity: Any = object.__new__(self.cls)
