@@ -142,6 +142,10 @@ def _parameters_of(function: Callable[..., Any], label: str) -> list[inspect.Par
             raise ConfigurationError(
                 f"{label} takes {parameter}: a message carries named arguments, so name each parameter"
             )
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ConfigurationError(
+                f"{label} takes {parameter.name!r} by position only: a message carries named arguments, so drop the '/'"
+            )
     return parameters
 
 

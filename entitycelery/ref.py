@@ -55,7 +55,12 @@ class Ref:
         return f"<Ref {self._address}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Ref, (self._kind, self._address.id)
+        return _ref_of, (self._kind.cls, self._address.id)
+
+
+def _ref_of(cls: Any, entity_id: str) -> Any:
+    # What a pickled reference is read with: by the class, since its type holds what cannot be pickled.
+    return cls.ref(entity_id)
 
 
 def address_of(ref: object) -> Address:

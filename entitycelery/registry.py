@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
@@ -18,6 +20,9 @@ class Registry:
     def __init__(self, base: Registry | None = None) -> None:
         self._base = base
         self._types: dict[str, EntityType] = {}
+        self._above: weakref.WeakSet[Registry] = weakref.WeakSet()
+        if base is not None:
+            base._above.add(self)
 
     def add(self, kind: EntityType) -> None:
         """Register a type.
@@ -25,8 +30,9 @@ class Registry:
         Raises:
             ConfigurationError: One of its names belongs to another class; both modules are named.
         """
-        for name in (kind.name, *kind.aliases):
-            known = self._types.get(name) or (self._base._types.get(name) if self._base is not None else None)
+        others = [self, *self._above, *([self._base] if self._base is not None else [])]
+        for name, other in itertools.product((kind.name, *kind.aliases), others):
+            known = other._types.get(name)
             if known and not _same_class(known.cls, kind.cls):
                 raise ConfigurationError(
                     f"two entity types are named {name!r}: {known.cls.__qualname__} in {known.module} "
