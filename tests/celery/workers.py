@@ -35,11 +35,13 @@ class Worker:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
+        # The nodes of all runs on one RabbitMQ hear each other.
+        self.node = f"{name}@{folder.name}-{os.getpid()}"
         self.log_file = folder / f"{name}.log"
         paths = [str(ROOT), *filter(None, sys.path)]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", module, "worker", "-n", f"{name}@%h", *_QUIET, *options],
+                [sys.executable, "-m", "celery", "-A", module, "worker", "-n", self.node, *_QUIET, *options],
                 cwd=folder,
                 env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
