@@ -123,7 +123,9 @@ class Commits:
             if result.rowcount != len(rows) or len(self._states.write(conn, commits)) != len(commits):
                 rollback(conn)
                 return False
-            self._send(conn, [message for turn in ended for message in turn.outgoing])
+            # In the order of the turns, not of their ids: the order in which an entity sends is promised.
+            in_order = [turn for commit in commits for turn in commit.turns if isinstance(turn, Ended)]
+            self._send(conn, [message for turn in in_order for message in turn.outgoing])
             statements, parameters = self._ending(commits, clear)
             run_script(conn, statements, parameters, together=self._dialect.together)
         except BaseException:
