@@ -52,6 +52,7 @@ class SqlDrainSession:
         self._shards = shards
         self._busy = shards
         self._seen: list[Candidate] = []
+        self._unhandled: set[str] = set()
         self._mailboxes = mailboxes
         self._states = states
         self._in_flight = in_flight
@@ -90,6 +91,8 @@ class SqlDrainSession:
         # Read in a second statement: the first one's snapshot is older than the locks.
         read = self._mailboxes.read(conn, self._token, ids)
         mail, solo = self._runnable(conn, read)
+        if len(mail) < len(ids):
+            self._seen = []
         wanted = {key for key, _ in mail}
         if wanted != keys:
             self._locks.release(conn, self._token, keys - wanted)
@@ -97,6 +100,7 @@ class SqlDrainSession:
             return [], not solo
         note = self._in_flight.note_parameters(self._token, [m.id for _, m in mail])
         addresses = {m.address for _, m in mail}
+        self._unhandled.update(message.id for _, message in mail)
         for key, message in mail:
             self._held.setdefault(key, set()).add(message.address)
         stored = self._states.read(conn, addresses, before=self._in_flight.note_statement, before_parameters=note)
@@ -187,6 +191,11 @@ class SqlDrainSession:
 
     def _release(self, conn: Connection, mailboxes: Collection[Mailbox]) -> None:
         free: set[int] = set()
+        given_back = {mail.id for mailbox in mailboxes for mail in mailbox.mail} & self._unhandled
+        if given_back:
+            # What was seen of these entities begins behind the mail that goes back, which must come first.
+            self._seen = []
+            self._unhandled -= given_back
         for mailbox in mailboxes:
             holders = self._held.get(mailbox.lock_key, set())
             holders.discard(mailbox.address)
@@ -217,7 +226,12 @@ class SqlDrainSession:
         except Refused as exc:
             return CommitResult(lost=frozenset(), refused=exc.outcomes)
         self._noted = self._noted and clear is None
+        self._handled(commits, result)
         return result
+
+    def _handled(self, commits: Sequence[EntityCommit], result: CommitResult) -> None:
+        won = (commit for commit in commits if commit.address not in result.lost)
+        self._unhandled.difference_update(turn.mail.id for commit in won for turn in commit.turns)
 
     def _commit_one_by_one(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
         lost: set[Address] = set()
@@ -244,7 +258,7 @@ class SqlDrainSession:
         with store_errors("opening a turn's transaction"):
             conn = self._engine.connect()
             try:
-                conn.exec_driver_sql(self._dialect.begin_turn)
+                run(conn, self._dialect.begin_turn)
                 alive = self._commits.still_pending(conn, mail)
                 version = self._states.read(conn, [mailbox.address]).get(mailbox.address, NEVER_STORED).version
                 if not alive or version != mailbox.stored.version:
@@ -270,6 +284,7 @@ class SqlDrainSession:
                     self.rollback_turn()
                     return result
                 run(conn, "COMMIT")
+                self._handled([commit], result)
             except Refused as exc:
                 self.rollback_turn()
                 return CommitResult(lost=frozenset(), refused=exc.outcomes)

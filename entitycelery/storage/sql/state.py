@@ -62,7 +62,7 @@ class States:
         for type_name, ids in by_type.items():
             statements = [self._of_type] if before is None else [before, self._of_type]
             parameters = {"type": type_name, "ids": self._dialect.values(ids), **(before_parameters or {})}
-            for row in run_script(conn, statements, parameters, together=self._dialect.together):
+            for row in run_script(conn, statements, parameters, together=self._dialect.together).rows:
                 found[Address(row[0], row[1])] = StoredState(row[2], row[3], row[4])
             before = None
         return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -28,31 +28,73 @@ class Statement(str):
         return statement
 
 
+class Result(NamedTuple):
+    """What a statement gave: how many rows it changed, and the rows that it returned."""
+
+    rowcount: int
+    rows: Sequence[Row]
+
+
+def mark_as_ours(info: MutableMapping[Any, Any]) -> None:
+    """Say of a connection, by its `info`, that it is the store's own and lives in its pool."""
+    info["ours"] = True
+
+
 def fetch(conn: Connection, statement: str, params: Mapping[str, Any] | None = None) -> Sequence[Row]:
     """Run a statement and return all its rows."""
-    return conn.exec_driver_sql(_ready(conn, statement), dict(params or {})).all()
+    return _execute(conn, _ready(conn, statement), params).rows
 
 
 def run(conn: Connection, statement: str, params: Mapping[str, Any] | None = None) -> int:
     """Run a statement without rows and return how many rows it changed."""
-    return conn.exec_driver_sql(_ready(conn, statement), dict(params or {})).rowcount
+    return _execute(conn, _ready(conn, statement), params).rowcount
 
 
-def run_script(conn: Connection, statements: Sequence[str], params: Mapping[str, Any], *, together: bool) -> Any:
+def run_script(conn: Connection, statements: Sequence[str], params: Mapping[str, Any], *, together: bool) -> Result:
     """Run statements one after the other, in one round trip if `together`, and return the result of the last."""
     ready = [_ready(conn, statement) for statement in statements]
-    for statement in ready[:-1] if not together else ():
-        conn.exec_driver_sql(statement, dict(params))
-    return conn.exec_driver_sql("; ".join(ready) if together else ready[-1], dict(params))
+    if together:
+        return _execute(conn, "; ".join(ready), params)
+    for statement in ready[:-1]:
+        _execute(conn, statement, params)
+    return _execute(conn, ready[-1], params)
+
+
+def _execute(conn: Connection, statement: str, params: Mapping[str, Any] | None) -> Result:
+    if not conn.info.get("ours"):
+        # A caller's connection: SQLAlchemy must know of every statement, since it begins the transaction.
+        result = conn.exec_driver_sql(statement, dict(params or {}))
+        return Result(result.rowcount, result.all() if result.returns_rows else ())
+    # Our own are in autocommit mode, so the driver's cursor does; it costs half.
+    fairy = conn.connection
+    cursor = fairy.cursor()
+    try:
+        cursor.execute(statement, params or {})
+        return Result(cursor.rowcount, cursor.fetchall() if cursor.description else ())
+    except conn.dialect.loaded_dbapi.Error as exc:
+        raise _wrapped(conn, statement, exc) from exc
+    finally:
+        cursor.close()
+
+
+def _wrapped(conn: Connection, statement: str, exc: Any) -> BaseException:
+    """The driver's error as SQLAlchemy's; a connection that is lost is thrown away."""
+    dbapi = conn.dialect.loaded_dbapi
+    is_lost = conn.dialect.is_disconnect(exc, conn.connection, None)
+    if is_lost:
+        conn.invalidate(exc)
+    return DBAPIError.instance(
+        statement, None, exc, dbapi.Error, connection_invalidated=is_lost, dialect=conn.dialect, hide_parameters=True
+    )
 
 
 def _ready(conn: Connection, statement: str) -> str:
     """What to send for a statement: itself, or its execution once the connection has prepared it."""
-    if not isinstance(statement, Statement) or not statement.prepare or not conn.info.get("may_prepare"):
+    if not isinstance(statement, Statement) or not statement.prepare or not conn.info.get("ours"):
         return statement
     prepared: set[str] = conn.info.setdefault("prepared", set())
     if statement.name not in prepared:
-        conn.exec_driver_sql(statement.prepare)
+        _execute(conn, statement.prepare, None)
         prepared.add(statement.name)
     return statement.execute
 
@@ -63,10 +105,10 @@ def transaction(conn: Connection, begin: str) -> Iterator[Connection]:
 
     A connection that cannot even roll back is thrown away.
     """
-    conn.exec_driver_sql(begin)
+    run(conn, begin)
     try:
         yield conn
-        conn.exec_driver_sql("COMMIT")
+        run(conn, "COMMIT")
     except BaseException:
         rollback(conn)
         raise
@@ -76,7 +118,7 @@ def rollback(conn: Connection) -> None:
     """Undo the transaction begun on `conn`; a connection that cannot do so is thrown away."""
     try:
         if not conn.invalidated:
-            conn.exec_driver_sql("ROLLBACK")
+            run(conn, "ROLLBACK")
     except SQLAlchemyError:
         conn.invalidate()
 

@@ -244,13 +244,13 @@ class SqlStore:
 @contextmanager
 def _all_or_nothing(conn: Connection, begin: str) -> Iterator[Any]:
     undone: list[bool] = []
-    conn.exec_driver_sql(begin)
+    run(conn, begin)
     try:
         yield lambda: undone.append(True)
     except BaseException:
         rollback(conn)
         raise
-    conn.exec_driver_sql("ROLLBACK" if undone else "COMMIT")
+    run(conn, "ROLLBACK" if undone else "COMMIT")
 
 
 def _sqlalchemy_connection(given: Any) -> Connection:

@@ -20,7 +20,7 @@ from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
 from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_of, parameters_replaced
-from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
+from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
@@ -162,7 +162,7 @@ class PostgreSQL(Dialect):
             },
         )
         # Our own connections only: a caller's may not live as long as what is prepared on it.
-        event.listen(engine, "connect", lambda _driver, record: record.info.update(may_prepare=True))
+        event.listen(engine, "connect", lambda _driver, record: mark_as_ours(record.info))
         return engine
 
     def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:

@@ -26,7 +26,7 @@ from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
 from entitycelery.storage.sql.polling import PollingWaiter
-from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
+from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _STEPS_BETWEEN_LOOKS = 50_000
 
@@ -116,6 +116,7 @@ class SQLite(Dialect):
 
     def _prepare(self, driver: Any, record: ConnectionPoolEntry) -> None:
         info = record.info
+        mark_as_ours(info)
         driver.isolation_level = None
         driver.set_progress_handler(lambda: info.get("stopped", False), _STEPS_BETWEEN_LOOKS)
         driver.create_function("entity_now", 0, self._clock)
