@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.support import (
-    OTHER_SHARD,
     SHARD,
-    address,
     append,
-    claimed_ids,
     commit_of,
     ended,
     handle_all,
