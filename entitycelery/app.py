@@ -222,13 +222,14 @@ class EntityCelery:
 
     def exists(self, ref: object) -> bool:
         """Whether the entity has a committed state."""
-        return self.store.state(address_of(ref)).state is not None
+        return self._ready_store().state(address_of(ref)).state is not None
 
     def status(self, ref: object) -> EntityStatus:
         """What the entity is doing now."""
         address = address_of(ref)
-        stored = self.store.state(address)
-        mailbox = self.store.mailbox_status(address, self.envelope.shard(address))
+        store = self._ready_store()
+        stored = store.state(address)
+        mailbox = store.mailbox_status(address, self.envelope.shard(address))
         status: Literal["idle", "pending", "processing"]
         status = "processing" if mailbox.claimed else "pending" if mailbox.pending else "idle"
         return EntityStatus(status, stored.state is not None, stored.version, mailbox.pending)
@@ -239,17 +240,19 @@ class EntityCelery:
         Raises:
             UnknownMessage: It was never stored, or its reply is purged.
         """
+        self._ready_store()
         return self.client.reply_now(message_id)
 
     def entities(self, type_name: str | None = None, *, after: str | None = None, limit: int = 100) -> list[str]:
         """Addresses of live entities, in order, from after `after`."""
         start = parse_address(after) if after else None
-        return [str(address) for address, _ in self.store.states(type_name, start, limit)]
+        return [str(address) for address, _ in self._ready_store().states(type_name, start, limit)]
 
     def messages(self, ref: object = None, *, limit: int = 100) -> list[PendingMessage]:
         """Pending messages, oldest first; of one entity where `ref` is given."""
         address = None if ref is None else address_of(ref)
-        return self.store.pending(address, None if address is None else self.envelope.shard(address), limit)
+        shard = None if address is None else self.envelope.shard(address)
+        return self._ready_store().pending(address, shard, limit)
 
     # Parts
 
@@ -326,10 +329,14 @@ class EntityCelery:
 
     def _port(self) -> Port:
         if not self._ready:
-            # Whoever sends first finds a store to send to, whether or not a worker has ever run.
+            # Whoever comes first finds a store, whether or not a worker has ever run.
             self.migrate_if_allowed()
             self._ready = True
         return self.client
+
+    def _ready_store(self) -> SqlStore:
+        self._port()
+        return self.store
 
     def _composed(self) -> _Parts:
         parts = self._parts
