@@ -133,8 +133,8 @@ def _selects_queues(w: Any) -> bool:
     context = click.get_current_context(silent=True)
     if context is not None and "queues" in context.params:
         return bool(context.params["queues"])
-    queues = w.app.amqp.queues
-    return queues.consume_from is not queues
+    # Without a command line, as in celery.contrib.testing: what was selected is kept apart, else there is nothing.
+    return w.app.amqp.queues._consume_from is not None
 
 
 def _is_prefork(w: Any) -> bool:
