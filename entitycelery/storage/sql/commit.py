@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address
 from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, NewMessage, Retried, Status
@@ -19,7 +20,7 @@ from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.mailbox import InFlight
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.reply import Replies, failure_json
-from entitycelery.storage.sql.state import States
+from entitycelery.storage.sql.state import States, state_rows, state_write
 from entitycelery.storage.sql.statement import fetch, rollback, run, run_script, transaction
 
 _REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
@@ -37,7 +38,7 @@ class Commits:
     """Statements of the commit.
 
     The careful way locks and checks first, so that each loser is dropped alone. The plain way, for batches in which
-    every message simply ends, deletes the messages and writes their replies in one statement, which is the check;
+    every message simply ends, deletes the messages and writes replies and states in one statement, which is the check;
     it either takes the whole batch or nothing.
     """
 
@@ -55,8 +56,10 @@ class Commits:
         )
         self._announce = dialect.sql(dialect.announce)
         self._finish: tuple[str, ...] = ()
-        if dialect.finish_messages:
-            self._finish = (dialect.begin, dialect.sql(dialect.finish_messages))
+        if dialect.finish_batch:
+            write_state = state_write(dialect, "states", dialect.messages_are_gone)
+            finish = dialect.sql(dialect.finish_batch.replace("{write_state}", write_state))
+            self._finish = (dialect.begin, finish)
         self._delete = dialect.sql("DELETE FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._retry = dialect.sql(
             "UPDATE {message} SET attempt = attempt + 1, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
@@ -106,7 +109,26 @@ class Commits:
             Refused: Outgoing mail was refused; nothing was done.
         """
         ended = [turn for commit in commits for turn in commit.turns if isinstance(turn, Ended)]
-        ended.sort(key=lambda turn: turn.mail.id)
+        outgoing = [message for turn in ended for message in turn.outgoing]
+        finish = self._finish_parameters(commits, ended)
+        ending, announced = self._ending(commits, clear)
+        together = self._dialect.together
+        try:
+            if outgoing:
+                run_script(conn, self._finish, finish, together=together)
+                self._send(conn, outgoing)
+                run_script(conn, ending, announced, together=together)
+            else:
+                # One round trip: where it fails, nothing after it is run.
+                run_script(conn, [*self._finish, *ending], {**finish, **announced}, together=together)
+        except BaseException as exc:
+            rollback(conn)
+            if isinstance(exc, DBAPIError) and self._dialect.is_overtaken(exc):
+                return False
+            raise
+        return True
+
+    def _finish_parameters(self, commits: Sequence[EntityCommit], ended: Sequence[Ended]) -> dict[str, Any]:
         rows = [
             {
                 "id": turn.mail.id,
@@ -115,23 +137,14 @@ class Commits:
                 "result": turn.result,
                 "failure": failure_json(turn.failure),
             }
-            for turn in ended
+            for turn in sorted(ended, key=lambda turn: turn.mail.id)
         ]
-        try:
-            finish = {"rows": self._dialect.rows(rows)}
-            result = run_script(conn, self._finish, finish, together=self._dialect.together)
-            if result.rowcount != len(rows) or len(self._states.write(conn, commits)) != len(commits):
-                rollback(conn)
-                return False
-            # In the order of the turns, not of their ids: the order in which an entity sends is promised.
-            in_order = [turn for commit in commits for turn in commit.turns if isinstance(turn, Ended)]
-            self._send(conn, [message for turn in in_order for message in turn.outgoing])
-            statements, parameters = self._ending(commits, clear)
-            run_script(conn, statements, parameters, together=self._dialect.together)
-        except BaseException:
-            rollback(conn)
-            raise
-        return True
+        return {
+            "rows": self._dialect.rows(rows),
+            "messages": len(rows),
+            "states": self._dialect.rows(state_rows(commits)),
+            "entities": len(commits),
+        }
 
     def commit(self, conn: Connection, commits: Sequence[EntityCommit], clear: str | None) -> CommitResult:
         """Commit a batch with care, each loser dropped alone, and clear the note of drain `clear`.

@@ -30,21 +30,7 @@ class States:
             "AND (CAST(:type AS text) IS NULL OR s.type = :type) ORDER BY s.type, s.entity_id LIMIT :limit",
             text=text,
         )
-        # Unsorted writes of overlapping drains deadlock; sorted ones do not. The rows that come back have won.
-        self._write = dialect.sql(
-            "INSERT INTO {state} (type, entity_id, version, state_version, state, updated_at) "
-            "SELECT r.type, r.entity_id, r.version + 1, r.state_version, {body}, {now} FROM {rows} "
-            "WHERE true ORDER BY r.type, r.entity_id "
-            "ON CONFLICT (type, entity_id) DO UPDATE SET version = excluded.version, "
-            "state_version = excluded.state_version, state = excluded.state, updated_at = excluded.updated_at "
-            "WHERE {table}.version = excluded.version - 1 RETURNING type, entity_id",
-            body=dialect.json("r.state"),
-            now=dialect.now,
-            table="state",
-            rows=dialect.rowset(
-                "rows", type="text", entity_id="text", version="int", state_version="int", state="text"
-            ),
-        )
+        self._write = dialect.sql(state_write(dialect, "rows"))
 
     def read(
         self,
@@ -77,14 +63,33 @@ class States:
 
     def write(self, conn: Connection, commits: Sequence[EntityCommit]) -> set[Address]:
         """Write states whose version is as it was read; return the winners."""
-        rows = [
-            {
-                "type": c.address.type,
-                "entity_id": c.address.id,
-                "version": c.version,
-                "state_version": c.state_version,
-                "state": c.state,
-            }
-            for c in commits
-        ]
-        return {Address(*row) for row in fetch(conn, self._write, {"rows": self._dialect.rows(rows)})}
+        return {Address(*row) for row in fetch(conn, self._write, {"rows": self._dialect.rows(state_rows(commits))})}
+
+
+def state_write(dialect: Dialect, rows: str, condition: str = "true") -> str:
+    """The statement that writes the states of a parameter; the rows that come back have won against other writers."""
+    body = dialect.json("r.state")
+    source = dialect.rowset(rows, type="text", entity_id="text", version="int", state_version="int", state="text")
+    # Unsorted writes of overlapping drains deadlock; sorted ones do not.
+    return (
+        "INSERT INTO {state} (type, entity_id, version, state_version, state, updated_at) "
+        f"SELECT r.type, r.entity_id, r.version + 1, r.state_version, {body}, {dialect.now} FROM {source} "
+        f"WHERE {condition} ORDER BY r.type, r.entity_id "
+        "ON CONFLICT (type, entity_id) DO UPDATE SET version = excluded.version, "
+        "state_version = excluded.state_version, state = excluded.state, updated_at = excluded.updated_at "
+        "WHERE state.version = excluded.version - 1 RETURNING type, entity_id"
+    )
+
+
+def state_rows(commits: Sequence[EntityCommit]) -> list[dict[str, object]]:
+    """The rows for `state_write`."""
+    return [
+        {
+            "type": c.address.type,
+            "entity_id": c.address.id,
+            "version": c.version,
+            "state_version": c.state_version,
+            "state": c.state,
+        }
+        for c in commits
+    ]

@@ -83,9 +83,10 @@ def _wrapped(conn: Connection, statement: str, exc: Any) -> BaseException:
     is_lost = conn.dialect.is_disconnect(exc, conn.connection, None)
     if is_lost:
         conn.invalidate(exc)
-    return DBAPIError.instance(
+    error: BaseException = DBAPIError.instance(
         statement, None, exc, dbapi.Error, connection_invalidated=is_lost, dialect=conn.dialect, hide_parameters=True
     )
+    return error
 
 
 def _ready(conn: Connection, statement: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import ShardId
 from entitycelery.storage.port import ReplyWaiter
@@ -43,8 +44,11 @@ class Dialect(ABC):
     """FROM and WHERE of the states `s` of one `:type` and a list of `:ids`, each found by the primary key."""
     begin_turn: str
     """Begins the transaction of a turn that wants one."""
-    finish_messages: str | None = None
-    """One statement that deletes `:rows` of messages, if their rev is as given, and writes their replies."""
+    finish_batch: str | None = None
+    """One statement that deletes `:rows` of messages, if their rev is as given, writes their replies and then the
+    states by `{write_state}`; it fails with `is_overtaken` unless it was all of `:messages` and `:entities`."""
+    messages_are_gone: str = ""
+    """The condition for `{write_state}` in `finish_batch`."""
 
     guard: AbstractContextManager[Any] = nullcontext()
     """Held around every use of a connection."""
@@ -67,6 +71,10 @@ class Dialect(ABC):
     def rows(self, rows: Sequence[Any]) -> str:
         """The parameter for a `rowset`."""
         return msgspec.json.encode(rows).decode()
+
+    def is_overtaken(self, exc: DBAPIError) -> bool:
+        """Whether `finish_batch` failed because another writer was faster with a part of the batch."""
+        return False
 
     @abstractmethod
     def table(self, name: str) -> str:

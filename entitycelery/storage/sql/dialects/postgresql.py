@@ -15,6 +15,7 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
@@ -22,6 +23,7 @@ from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_of, parameters_replaced
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
+_DIVISION_BY_ZERO = "22012"
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
 
@@ -54,19 +56,26 @@ class PostgreSQL(Dialect):
     states_of_ids = """unnest(CAST(:ids AS text[])) AS i(id) CROSS JOIN LATERAL
         (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id LIMIT 1) AS s"""
     announce = "SELECT pg_notify(c, i) FROM unnest(CAST(:channels AS text[]), CAST(:replied AS text[])) AS u(c, i)"
-    finish_messages = """
+    # The division fails where something is missing, so that what follows in the same round trip is not committed.
+    finish_batch = """
         WITH ended AS MATERIALIZED (
             SELECT * FROM json_to_recordset(CAST(:rows AS json))
                 AS r(id text, rev bigint, status text, result text, failure text)
         ), gone AS (
             DELETE FROM {message} AS m USING ended AS r WHERE m.id = r.id AND m.rev = r.rev
             RETURNING m.id, m.fingerprint, m.type, m.entity_id, m.operation, r.status, r.result, r.failure
+        ), replied AS (
+            INSERT INTO {reply} (id, fingerprint, type, entity_id, operation, status, result, failure, finished_at)
+            SELECT id, fingerprint, type, entity_id, operation, status, CAST(result AS jsonb), CAST(failure AS jsonb),
+                   clock_timestamp()
+            FROM gone
+        ), won AS (
+            {write_state}
         )
-        INSERT INTO {reply} (id, fingerprint, type, entity_id, operation, status, result, failure, finished_at)
-        SELECT id, fingerprint, type, entity_id, operation, status, CAST(result AS jsonb), CAST(failure AS jsonb),
-               clock_timestamp()
-        FROM gone
+        SELECT 1 / CASE WHEN (SELECT count(*) FROM gone) = :messages AND (SELECT count(*) FROM won) = :entities
+                        THEN 1 ELSE 0 END
     """
+    messages_are_gone = "(SELECT count(*) FROM gone) = :messages"
 
     def __init__(self, url: URL, cluster: str) -> None:
         super().__init__(url, cluster)
@@ -81,6 +90,9 @@ class PostgreSQL(Dialect):
         self.drawn_fence = f"(SELECT nextval('{self.table('fence')}'))"
         self._relay: Connection | None = None
         _cooperate_with_gevent()
+
+    def is_overtaken(self, exc: DBAPIError) -> bool:
+        return getattr(exc.orig, "pgcode", None) == _DIVISION_BY_ZERO
 
     def table(self, name: str) -> str:
         return f"{self.schema}.{name}"
