@@ -64,3 +64,18 @@ def test_what_was_seen_is_used_after_a_batch_that_was_handled(store: SqlStore) -
             session.release(mailboxes)
 
     assert handled == sent
+
+
+def test_mail_that_ended_a_process_comes_alone_and_in_its_place(store: SqlStore) -> None:
+    sent = [message(f"e{n}") for n in range(4)]
+    append(store, *sent)
+    change(store, NOTE.replace("{now}", store.dialect.now), ids=store.dialect.rows([sent[2].id]))
+
+    batches = []
+    with store.drain_session(SHARD) as session:
+        while mailboxes := session.claim(100):
+            batches.append(claimed_ids(mailboxes))
+            session.commit([commit_of(mailbox) for mailbox in mailboxes], last=True)
+            session.release(mailboxes)
+
+    assert batches == [[sent[0].id, sent[1].id], [sent[2].id], [sent[3].id]]

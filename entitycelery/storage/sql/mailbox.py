@@ -35,6 +35,7 @@ class Candidate(NamedTuple):
     lock_key: int
     shard: int
     id: str
+    crashes: int
     delayed: int
 
 
@@ -61,7 +62,7 @@ class Mailboxes:
         due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
         ready = f"m.due_at IS NULL AND {_RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
         of_shard = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = "
-        seen = "SELECT m.seq, m.lock_key, m.shard, m.id"
+        seen = "SELECT m.seq, m.lock_key, m.shard, m.id, m.crashes"
         self._candidates = dialect.sql(
             dialect.per_shard(
                 lambda n: (

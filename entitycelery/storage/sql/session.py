@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import event
@@ -117,14 +118,16 @@ class SqlDrainSession:
         while True:
             # What is busy elsewhere is read past, so that one hot or slow entity does not hide the rest.
             while True:
-                mine = [one for one in found.mail if one.lock_key not in refused][:limit]
+                free = [one for one in found.mail if one.lock_key not in refused]
+                mine = _batch(free, limit)
                 new = {one.lock_key for one in mine} - claimed
                 granted = self._locks.claim(conn, self._token, new) if new else new
                 claimed |= granted
                 if granted == new:
                     break
                 refused |= new - granted
-            if found.complete or len(mine) * 2 >= limit or page > _LARGEST_PAGE:
+            is_cut = len(mine) < min(len(free), limit)
+            if found.complete or len(mine) * 2 >= limit or is_cut or page > _LARGEST_PAGE:
                 ids = [one.id for one in mine]
                 taken = set(ids)
                 self._seen = [one for one in found.mail if one.id not in taken]
@@ -329,6 +332,11 @@ class SqlDrainSession:
     def _use(self, doing: str) -> Iterator[Connection]:
         with store_errors(doing), self._mutex, self._dialect.guard:
             yield self._conn
+
+
+def _batch(mail: Sequence[Candidate], limit: int) -> list[Candidate]:
+    """The oldest mail, up to the first message that ended a process: that one comes alone."""
+    return list(takewhile(lambda one: not one.crashes, mail[:limit])) or list(mail[:1])
 
 
 def _mailboxes(mail: Sequence[tuple[int, Mail]], stored: dict[Address, Any], fence: int) -> list[Mailbox]:
