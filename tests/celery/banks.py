@@ -35,7 +35,7 @@ class Bank:
         self.folder = folder
         self.conf = dict(conf)
         self._app = app
-        self._workers: list[Worker] = []
+        self.workers: list[Worker] = []
         self.module = self.client()
 
     def __getattr__(self, name: str) -> Any:
@@ -60,10 +60,10 @@ class Bank:
     def start_worker(self, *options: str, pool: str = "prefork", slots: int = 2, **conf: Any) -> Worker:
         """Start a worker and do not wait for it."""
         chosen = ["-P", pool, "-l", "INFO", *([] if pool == "solo" else ["-c", str(slots)]), *options]
-        name = f"w{len(self._workers)}"
+        name = f"w{len(self.workers)}"
         environment = self.environment(**conf)
         worker = Worker(name, self.folder, *chosen, module=f"tests.celery.apps.{self._app}", environment=environment)
-        self._workers.append(worker)
+        self.workers.append(worker)
         return worker
 
     def worker(self, *options: str, pool: str = "prefork", slots: int = 2, **conf: Any) -> Worker:
@@ -83,7 +83,7 @@ class Bank:
         return len(self.entities.messages(limit=1_000))
 
     def close(self) -> None:
-        for worker in self._workers:
+        for worker in self.workers:
             worker.end()
         self.module.entities.close()
         self.module.app.close()
