@@ -44,7 +44,7 @@ class Setup:
 
 
 @contextlib.contextmanager
-def fresh_database(setup: Setup) -> Iterator[None]:
+def fresh_database(setup: Setup) -> Iterator[Database]:
     """A new database with the schema, dropped at the end."""
     admin = psycopg2.connect(f"{setup.server_url.rstrip('/')}/postgres")
     admin.autocommit = True
@@ -54,14 +54,41 @@ def fresh_database(setup: Setup) -> Iterator[None]:
         from benchmarks.app import entities  # noqa: PLC0415 - reads its settings when it is imported
 
         entities.store.upgrade()
-        query(setup, "CREATE TABLE plain (id text PRIMARY KEY, balance bigint NOT NULL)")
-        query(setup, "CREATE TABLE plain_done (at timestamptz NOT NULL)")
+        database = Database(setup)
+        database.query("CREATE TABLE plain (id text PRIMARY KEY, balance bigint NOT NULL)")
+        database.query("CREATE TABLE plain_done (at timestamptz NOT NULL)")
         try:
-            yield
+            yield database
         finally:
             entities.close()
+            database.close()
             cursor.execute("DROP DATABASE entitycelery_bench WITH (FORCE)")
             admin.close()
+
+
+class Database:
+    """The measured database, seen over one connection of its own."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._conn = psycopg2.connect(setup.database_url)
+        self._conn.autocommit = True
+
+    def query(self, statement: str, *parameters: Any) -> Any:
+        """Run one statement and return its first row, if any."""
+        with self._conn.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchone() if cursor.description else None
+
+    def await_true(self, statement: str, timeout_s: float = 300.0) -> None:
+        """Wait until a query says true."""
+        deadline = time.monotonic() + timeout_s
+        while not self.query(statement)[0]:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not so in {timeout_s} s: {statement}")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._conn.close()
 
 
 @contextlib.contextmanager
@@ -98,21 +125,6 @@ def _await_ping(process: subprocess.Popen[bytes], log: Path) -> None:
             raise RuntimeError(f"the worker did not start:\n{log.read_text()}")
 
 
-def query(setup: Setup, statement: str) -> Any:
-    """Run one statement and return its first row, if any."""
-    with contextlib.closing(psycopg2.connect(setup.database_url)) as conn, conn, conn.cursor() as cursor:
-        cursor.execute(statement)
-        return cursor.fetchone() if cursor.description else None
-
-
-def _await_count(setup: Setup, statement: str, wanted: int, timeout_s: float = 300.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while query(setup, statement)[0] < wanted:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not done in {timeout_s} s: {statement}")
-        time.sleep(0.1)
-
-
 def _calls(count: int, accounts: int) -> list[Any]:
     from benchmarks.app import Account  # noqa: PLC0415
 
@@ -130,21 +142,21 @@ def _send_all(count: int, accounts: int, batch: int = 500) -> float:
 
 def handled_per_s(setup: Setup, accounts: int) -> float:
     """Messages handled per second from a backlog, by the times at which their replies were written."""
-    with fresh_database(setup):
+    with fresh_database(setup) as database:
         _send_all(setup.messages, accounts)
         with worker(setup):
-            _await_count(setup, "SELECT count(*) FROM entity_default.reply", setup.messages)
-        [spread_s] = query(
-            setup, "SELECT extract(epoch FROM max(finished_at) - min(finished_at)) FROM entity_default.reply"
+            database.await_true("SELECT NOT EXISTS (SELECT 1 FROM entity_default.message)")
+        [handled, spread_s] = database.query(
+            "SELECT count(*), extract(epoch FROM max(finished_at) - min(finished_at)) FROM entity_default.reply"
         )
-    return setup.messages / float(spread_s)
+    return float(handled) / float(spread_s)
 
 
 def steady_per_s(setup: Setup, accounts: int) -> float:
     """Messages handled per second while one sender stores batches of 100 as fast as it can, side by side."""
     from benchmarks.app import entities  # noqa: PLC0415
 
-    with fresh_database(setup), worker(setup):
+    with fresh_database(setup) as database, worker(setup):
         sent = 0
         marks: list[tuple[float, int]] = []
         # A quarter to warm up, then what was handled between two looks: sent and no longer pending.
@@ -152,7 +164,7 @@ def steady_per_s(setup: Setup, accounts: int) -> float:
             for _ in range(10):
                 entities.send_many(_calls(100, accounts))
                 sent += 100
-            while (pending := query(setup, "SELECT count(*) FROM entity_default.message")[0]) > 5_000:
+            while (pending := database.query("SELECT count(*) FROM entity_default.message")[0]) > 5_000:
                 time.sleep(0.02)
             if sent >= setup.messages // 4:
                 marks.append((time.perf_counter(), sent - pending))
@@ -161,17 +173,24 @@ def steady_per_s(setup: Setup, accounts: int) -> float:
 
 
 def sends_per_s(setup: Setup) -> dict[str, float]:
-    """Single sends per second from one client, and messages per second by send_many in batches of 500."""
+    """Messages stored per second by one client, beside bare INSERTs of the same row in autocommit mode."""
     from benchmarks.app import Account  # noqa: PLC0415
 
     count = max(500, setup.messages // 10)
-    with fresh_database(setup):
-        begun = time.perf_counter()
-        for index in range(count):
-            Account.ref(f"a{index}").deposit.send(1)
-        single = count / (time.perf_counter() - begun)
+    with fresh_database(setup) as database:
+        database.query("CREATE TABLE bare (id text PRIMARY KEY, args jsonb NOT NULL)")
+        took_s = {"single sends/s": 0.0, "bare INSERTs/s": 0.0}
+        for start in range(0, count, 100):
+            begun = time.perf_counter()
+            for index in range(start, start + 100):
+                database.query("INSERT INTO bare VALUES (%s, %s)", f"a{index}", '{"amount": 1}')
+            took_s["bare INSERTs/s"] += time.perf_counter() - begun
+            begun = time.perf_counter()
+            for index in range(start, start + 100):
+                Account.ref(f"a{index}").deposit.send(1)
+            took_s["single sends/s"] += time.perf_counter() - begun
         many = setup.messages / _send_all(setup.messages, 10_000)
-    return {"single sends/s": single, "send_many/s": many}
+    return {**{label: count / spent_s for label, spent_s in took_s.items()}, "send_many/s": many}
 
 
 def idle_ask_ms(setup: Setup, rounds: int = 300) -> dict[str, float]:
@@ -209,11 +228,11 @@ def plain_per_s(setup: Setup) -> float:
     from benchmarks.app import app, plain_deposit  # noqa: PLC0415
 
     count = max(500, setup.messages // 10)
-    with fresh_database(setup):
+    with fresh_database(setup) as database:
         app.control.purge()
         for index in range(count):
             plain_deposit.delay(f"a{index % 10_000}", 1)
         with worker(setup, "--without-entities"):
-            _await_count(setup, "SELECT count(*) FROM plain_done", count)
-        [spread_s] = query(setup, "SELECT extract(epoch FROM max(at) - min(at)) FROM plain_done")
+            database.await_true(f"SELECT count(*) = {count} FROM plain_done")  # noqa: S608 - a number
+        [spread_s] = database.query("SELECT extract(epoch FROM max(at) - min(at)) FROM plain_done")
     return count / float(spread_s)

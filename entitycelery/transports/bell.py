@@ -56,6 +56,8 @@ class Bell:
             except StoreUnavailable:
                 log.warning("could not ask for attention, ringing", exc_info=True)
                 attended = set()
+            # Asked for is as recent as rung: while a drain is known to look, asking goes on and nobody rings.
+            self._mark(attended, now)
             wanted = [s for s in wanted if s not in attended]
         self.ring(wanted)
 
@@ -64,12 +66,14 @@ class Bell:
         now = time.monotonic()
         if not shards or now < self._resting_until:
             return
-        with self._mutex:
-            for shard in shards:
-                self._rang_at[shard] = now
+        self._mark(shards, now)
         try:
             self._ringer.ring(shards)
         except TransportFailed as exc:
             # No retry storm while the broker is away; the messages are stored and the sweep rings later.
             self._resting_until = time.monotonic() + _REST_AFTER_FAILURE_S
             log.warning("wake-up not sent", extra={"shards": [str(s) for s in shards], "error": str(exc)})
+
+    def _mark(self, shards: Iterable[ShardId], now_s: float) -> None:
+        with self._mutex:
+            self._rang_at.update(dict.fromkeys(shards, now_s))

@@ -40,8 +40,8 @@ class BrokerRinger:
                 connection: Any = producer.connection
                 errors += connection.connection_errors + connection.channel_errors
                 if not connection.connected:
-                    # Else a first publish would try to connect for ever.
-                    connection.connect()
+                    # Else a first publish would try to connect for ever. Each host once, and no sleep: a sender waits.
+                    connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
                 for shard in shards:
                     producer.publish(
                         "",

@@ -7,6 +7,7 @@ of the app's task settings (time limits, rate limits, annotations, serializers, 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,13 +62,15 @@ def run_drain(group: str, numbers: Sequence[int], may_end_process: bool) -> bool
 class Dispatcher:
     """Hands wake-ups to the pool: as many drains at a time as the pool has slots.
 
-    Shards that are rung meanwhile wait here, and the next free slot takes them all: the busier the worker, the
-    larger its batches, however many shards the mail is spread over.
+    Shards that are rung meanwhile wait here, and free slots share them: the busier the worker, the larger its
+    batches, however many shards the mail is spread over. A drain that could not finish in its time goes on with all
+    shards of its group: under such a load senders need not ring for any of them, since it attends them all.
     """
 
     def __init__(self, *, slots: Callable[[], int], may_end_process: bool) -> None:
         self._slots = slots
         self._may_end_process = may_end_process
+        self._hosted: Sequence[ShardId] = ()
         self._mutex = threading.Lock()
         self._waiting: dict[ShardId, None] = {}
         self._running = 0
@@ -92,6 +95,10 @@ class Dispatcher:
         self._later = later
         self._ends_in_slot = ends_in_slot
 
+    def host(self, shards: Sequence[ShardId]) -> None:
+        """These shards' queues are consumed here."""
+        self._hosted = shards
+
     def wake(self, *shards: ShardId) -> None:
         """Wake-ups arrived, or a drain left work behind."""
         with self._mutex:
@@ -105,10 +112,12 @@ class Dispatcher:
             self._later(self.dispatch)
             return
         with self._mutex:
-            if not self._waiting or self._running >= self._slots():
+            free = self._slots() - self._running
+            if not self._waiting or free <= 0:
                 return
             group = next(iter(self._waiting)).group
-            taken = [shard for shard in self._waiting if shard.group == group]
+            of_group = [shard for shard in self._waiting if shard.group == group]
+            taken = of_group[: math.ceil(len(of_group) / free)]
             for shard in taken:
                 del self._waiting[shard]
             self._running += 1
@@ -117,17 +126,21 @@ class Dispatcher:
             self._submit(DrainRequest(self, taken))
         finally:
             self._submitting.now = False
+        self.dispatch()
 
     def ended(self, shards: Sequence[ShardId], *, again: bool) -> None:
         """A drain is over."""
         with self._mutex:
             self._running -= 1
-            self._waiting.update(dict.fromkeys(shards if again else ()))
+            self._waiting.update(dict.fromkeys(self._group_of(shards[0]) if again else ()))
         if self._ends_in_slot:
             # Submitting from a full pool's own slots would wait for a slot that only the submitter can free.
             self._later(self.dispatch)
         else:
             self.dispatch()
+
+    def _group_of(self, shard: ShardId) -> list[ShardId]:
+        return [hosted for hosted in self._hosted if hosted.group == shard.group]
 
     def apply(self, pool: Any, request: DrainRequest) -> None:
         """Submit a drain to the pool."""

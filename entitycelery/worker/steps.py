@@ -92,9 +92,10 @@ class ShardQueuesStep(bootsteps.StartStopStep):
             return
         settings = entities_of(c.app).settings
         expires_s = WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
-        for group in settings.shard_groups:
-            for number in range(settings.shards_per_group):
-                c.task_consumer.add_queue(shard_queue(settings.cluster, ShardId(group, number), expires_s))
+        shards = [ShardId(group, n) for group in settings.shard_groups for n in range(settings.shards_per_group)]
+        for shard in shards:
+            c.task_consumer.add_queue(shard_queue(settings.cluster, shard, expires_s))
+        c.controller.entity_dispatcher.host(shards)
         if not self._cleared:
             self._clear_left_over(c)
             self._cleared = True

@@ -8,6 +8,7 @@ turns gives entities back from another thread while user code runs.
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,6 +145,10 @@ class SqlDrainSession:
         numbers = {one.shard for one in found.mail}
         if len(numbers) < len(self._busy):
             self._busy = [shard for shard in self._busy if shard.number in numbers] or self._shards
+        if len(numbers) > 1:
+            # Entities of different shards owe each other no order, and drains of the same shards keep apart.
+            first = random.choice(tuple(numbers))
+            found.mail.sort(key=lambda one: (one.shard < first, one.shard, one.seq))
         return found
 
     def _runnable(self, conn: Connection, read: ClaimedMail) -> tuple[list[tuple[int, Mail]], bool]:
