@@ -25,6 +25,7 @@ from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
+from entitycelery.storage.sql.dialects.patience import PatientConnection
 from entitycelery.storage.sql.polling import PollingWaiter
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
@@ -104,7 +105,12 @@ class SQLite(Dialect):
         """
 
     def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
-        arguments: dict[str, Any] = {"connect_args": {"timeout": timeout_s, "check_same_thread": False}}
+        connect: dict[str, Any] = {
+            "timeout": timeout_s,
+            "check_same_thread": False,
+            "factory": PatientConnection,
+        }
+        arguments: dict[str, Any] = {"connect_args": connect}
         if self.in_memory:
             arguments["poolclass"] = StaticPool
         else:
