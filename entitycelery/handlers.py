@@ -6,6 +6,7 @@ call goes to `.options(...)`. Only so can both be typed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, overload
@@ -13,7 +14,7 @@ from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Sel
 import msgspec
 
 from entitycelery.address import Address
-from entitycelery.clock import seconds, utc_from_epoch
+from entitycelery.clock import epoch_from, seconds
 from entitycelery.effects import CallOptions, Send
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.operation import HandlerOptions, Operation, RetryPolicy
@@ -119,18 +120,19 @@ class Call(Generic[P, R]):
             connection: Your SQLAlchemy connection or session to the same database: the message exists if and only if
                 your transaction commits.
         """
-        if delay_s is not None and deliver_at is not None:
-            raise ConfigurationError("delay_s and deliver_at exclude each other: give one")
         given: dict[str, Any] = {
-            "key": key,
+            "key": _key(key),
             "delay_s": _duration("delay_s", delay_s),
-            "deliver_at": deliver_at,
+            "deliver_at": _instant("deliver_at", deliver_at),
             "expires_s": _duration("expires_s", expires_s),
             "timeout_s": _duration("timeout_s", timeout_s),
             "connection": connection,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
-        return self._with(msgspec.structs.replace(self._options, **chosen))
+        options = msgspec.structs.replace(self._options, **chosen)
+        if options.delay_s is not None and options.deliver_at is not None:
+            raise ConfigurationError("delay_s and deliver_at exclude each other: give one")
+        return self._with(options)
 
     def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
         """Check and encode the call for `EntityCelery.send_many`."""
@@ -383,10 +385,28 @@ def query(fn: Callable[Concatenate[E, P], R]) -> Query[E, P, R]:
     return Query(fn)
 
 
+def _key(value: str | None) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"a key is a str, got {value!r}")
+    return value
+
+
+def _instant(name: str, value: datetime | None) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise ConfigurationError(f"{name} is an aware datetime, got {value!r}")
+    epoch_from(value)
+    return value
+
+
 def _duration(name: str, value: float | timedelta | None) -> float | None:
     if value is None:
         return None
-    duration_s = seconds(value)
+    try:
+        duration_s = seconds(value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"{name} is a number of seconds or a timedelta, got {value!r}") from exc
     if not 0 <= duration_s < 1e10:
         raise ConfigurationError(f"{name} is a number of seconds from 0 to 10^10, got {value!r}")
     return duration_s
@@ -395,8 +415,4 @@ def _duration(name: str, value: float | timedelta | None) -> float | None:
 def _expires_s(expires: float | datetime | None) -> float | None:
     if not isinstance(expires, datetime):
         return expires
-    return max(0.0, (expires - utc_from_epoch(_now_epoch_s())).total_seconds())
-
-
-def _now_epoch_s() -> float:
-    return datetime.now().timestamp()
+    return max(0.0, epoch_from(expires) - time.time())
