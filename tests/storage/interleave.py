@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import event
+import pytest
+from sqlalchemy.engine import Connection
 
 from entitycelery.exceptions import StoreUnavailable
+from entitycelery.message import EntityCommit
+from entitycelery.storage.sql import statement as statement_module
+from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.dialects.base import Role
+from entitycelery.storage.sql.statement import Statement
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.support import query
 from tests.waiting import eventually
@@ -59,7 +64,7 @@ class Party:
         """Wait until it has finished or can go on only when somebody else does."""
         if store.dialect.name == "sqlite":
             # Nothing tells who waits for SQLite's write lock.
-            self._thread.join(0.1)
+            self._thread.join(0.03)
             return
         eventually(lambda: self.is_done or blocked(store) > 0, every_s=0.002)
 
@@ -76,23 +81,22 @@ def before(store: SqlStore, role: Role, act: Callable[[str], None]) -> Iterator[
     What `act` itself sends is not shown to it.
     """
     thread = threading.get_ident()
-    acting: list[bool] = []
-
-    def on_statement(_conn: Any, _cursor: Any, sent: str, _params: Any, _context: Any, _many: Any) -> None:
-        if threading.get_ident() != thread or acting or sent.startswith("PREPARE "):
-            return
-        acting.append(True)
-        try:
-            act(sent)
-        finally:
-            acting.pop()
-
     engine = store._engine(role)
-    event.listen(engine, "before_cursor_execute", on_statement)
-    try:
+    acting: list[bool] = []
+    execute = statement_module._execute
+
+    def watched(conn: Connection, sent: str, params: Any) -> Any:
+        if threading.get_ident() == thread and conn.engine is engine and not acting and not sent.startswith("PREPARE "):
+            acting.append(True)
+            try:
+                act(sent)
+            finally:
+                acting.pop()
+        return execute(conn, sent, params)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statement_module, "_execute", watched)
         yield
-    finally:
-        event.remove(engine, "before_cursor_execute", on_statement)
 
 
 @contextmanager
@@ -151,3 +155,30 @@ def _outcome(act: Callable[[int], Any], n: int) -> Any:
         return act(n)
     except StoreUnavailable as exc:
         return exc
+
+
+class Careful(Commits):
+    """The careful way of committing, always: its statements go one by one, so that others can get between them."""
+
+    def is_plain(self, commits: Sequence[EntityCommit]) -> bool:
+        return False
+
+
+def commits_by(store: SqlStore, kind: type[Commits]) -> None:
+    """Have the drains of `store` commit in this way."""
+    store._commits = kind(store.dialect, store._messages, store._states, store._replies, store._in_flight)
+
+
+def rewrite(store: SqlStore, old: str, new: str) -> None:
+    """Break a rule: every statement of `store` that says `old` says `new` instead."""
+    found = 0
+    for noun in vars(store).values():
+        for name, value in list(getattr(noun, "__dict__", {}).items()):
+            if isinstance(value, Statement) and old in value:
+                setattr(noun, name, value.replace(old, new))
+            elif isinstance(value, tuple) and any(isinstance(one, Statement) and old in one for one in value):
+                setattr(noun, name, tuple(one.replace(old, new) for one in value))
+            else:
+                continue
+            found += 1
+    assert found, f"no statement says {old!r}"

@@ -16,10 +16,11 @@ from sqlalchemy.engine import Connection
 from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import AppendOutcome, NewMessage
-from entitycelery.storage.sql.message import _COLUMNS, Messages
+from entitycelery.storage.sql.commit import Commits
+from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.statement import fetch, run
 from entitycelery.storage.sql.store import SqlStore
-from tests.storage.interleave import Party, before_first, explore
+from tests.storage.interleave import Careful, Party, before_first, commits_by, explore, rewrite
 from tests.storage.support import (
     CONFLICT,
     DUPLICATE,
@@ -39,14 +40,9 @@ Break = Callable[[SqlStore], None]
 
 def one_statement(store: SqlStore) -> None:
     """Broken: one INSERT that looks for the reply itself, in its own snapshot."""
-    insert = store.dialect.insert_message()
-    looked = insert.replace(
-        "ORDER BY s.id", "AND NOT EXISTS (SELECT 1 FROM {reply} WHERE reply.id = s.id) ORDER BY s.id"
-    )
-    assert looked != insert
-    messages = store._messages
-    messages._insert = store.dialect.sql(looked, rows=store.dialect.rowset("rows", **_COLUMNS))
-    messages._withdraw_finished = store.dialect.sql("SELECT 1")
+    looked = "AND NOT EXISTS (SELECT 1 FROM {reply} AS r WHERE r.id = s.id) ORDER BY s.id"
+    rewrite(store, "ORDER BY s.id", looked.replace("{reply}", store.dialect.table("reply")))
+    never_look(store)
 
 
 def check_first(store: SqlStore) -> None:
@@ -113,12 +109,16 @@ def interleaved(store: SqlStore) -> list[str]:
     return wrong
 
 
-def test_a_send_and_the_turn_of_its_key_never_double_it(durable: SqlStore) -> None:
+@pytest.mark.parametrize("way", [Commits, Careful])
+def test_a_send_and_the_turn_of_its_key_never_double_it(durable: SqlStore, way: type[Commits]) -> None:
+    commits_by(durable, way)
+
     assert interleaved(durable) == []
 
 
 @pytest.mark.parametrize("rule", [one_statement, check_first, never_look])
 def test_other_ways_to_look_for_a_finished_key_would_double_it(postgres: SqlStore, rule: Break) -> None:
+    commits_by(postgres, Careful)
     rule(postgres)
 
     assert interleaved(postgres) != []
@@ -150,9 +150,9 @@ def test_of_two_sends_of_one_key_one_is_stored_and_the_other_is_told(durable: Sq
 
 
 def test_without_the_nonce_both_of_two_sends_would_believe_that_theirs_was_stored(postgres: SqlStore) -> None:
-    everybodys = str(postgres._messages._look).replace("coalesce(nonce = %(nonce)s, false)", "true")
-    postgres._messages._look = everybodys  # type: ignore[assignment]
-    [first, second] = [append(postgres, keyed(0)), append(postgres, keyed(0))]
+    rewrite(postgres, "coalesce(nonce = %(nonce)s, false)", "true")
+
+    first, second = append(postgres, keyed(0)), append(postgres, keyed(0))
 
     assert (first, second) == ([STORED], [STORED])
 
