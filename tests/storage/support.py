@@ -159,6 +159,10 @@ class Program:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def line(self) -> str:
         """The next line it prints."""
         assert self._process.stdout is not None
@@ -168,6 +172,10 @@ class Program:
         """End it the hard way; it gets no chance to clean up."""
         self._process.kill()
         self._process.wait()
+
+    def finish_and_read(self) -> str:
+        """Let it go on past its waiting; what it prints then."""
+        return self._process.communicate("\n", timeout=60)[0].strip()
 
     def finish(self) -> int:
         """Let it go on past its waiting and wait for its end."""
