@@ -26,13 +26,13 @@ from typing import Any
 import psycopg2
 
 from entitycelery.app import current_entities
+from tests.docs import commands
 from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.docs.shown import check_output
 from tests.waiting import eventually
 
 _FILE = re.compile(r"# ([\w/]+\.py)$")
 _COMMENT = re.compile(r"#\s(=>|raises)\s(.+)$")
-_COMMAND_TIMEOUT_S = 90.0
 
 
 class Page:
@@ -137,16 +137,9 @@ class Page:
     def _command(self, where: str, command: str) -> str:
         if command.startswith("make "):
             return self._make(where, command)
-        done = subprocess.run(
-            ["bash", "-c", self._actual(command)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=_COMMAND_TIMEOUT_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{where}: {command}: exit code {done.returncode}\n{done.stdout}"
-        return done.stdout
+        code, output = commands.run(self._actual(command))
+        assert code == 0, f"{where}: {command}: exit code {code}\n{output}"
+        return output
 
     def _make(self, where: str, command: str) -> str:
         # What make would do first, an environment of its own, is this one already.
@@ -167,7 +160,7 @@ class Page:
                 start_new_session=True,
             )
         with _shown_on_failure(where, log):
-            eventually(lambda: "[entities]" in log.read_text() and "types:" in log.read_text())
+            eventually(lambda: "[entities]" in log.read_text().rpartition("\n\n")[0])
             if output:
                 check_output(where, output, self._as_shown(log.read_text()))
 

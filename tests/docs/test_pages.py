@@ -14,7 +14,7 @@ from tests.docs.blocks import ROOT, blocks_of, pages
 
 PAGES = [page for page in pages() if any(block.language != "text" for block in blocks_of(page))]
 
-SHOWN_SERVERS = {"postgres_url": "postgresql://localhost/shop", "redis_url": "redis://localhost:6379/0"}
+SHOWN_SERVERS = {"postgres_url": "://localhost/shop", "redis_url": "://localhost:6379/0"}
 
 NOT_RUN = {
     "README.md: pip install .": "the tests run in an environment that has it",
@@ -25,7 +25,9 @@ NOT_RUN = {
 def test_every_block_of_the_page_does_what_it_shows(page: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     text = (ROOT / page).read_text()
     servers = [
-        f"{shown}={request.getfixturevalue(fixture)}" for fixture, shown in SHOWN_SERVERS.items() if shown in text
+        f"{shown}=://{request.getfixturevalue(fixture).partition('://')[2]}"
+        for fixture, shown in SHOWN_SERVERS.items()
+        if shown in text
     ]
 
     process = subprocess.Popen(
