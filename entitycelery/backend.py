@@ -65,6 +65,9 @@ class EntityBackend(BaseBackend):
     def forget(self, result_id: str) -> None:
         """Nothing: a reply keeps its key until entity_reply_retention_s is over."""
 
+    def _ensure_not_eager(self) -> None:
+        """Nothing: task_always_eager is about tasks, a message is always stored."""
+
     def _store_result(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise ConfigurationError(
             "result_backend='entity' holds the replies of entities; name another backend for the results of tasks"

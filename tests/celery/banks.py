@@ -23,7 +23,7 @@ from tests.services import Services, fresh_postgres_database
 
 BROKERS = ("amqp", "redis", "folder")
 POOLS = ("prefork", "threads", "solo", "gevent")
-_APPS = Path(__file__).parent / "apps"
+_BANK = Path(__file__).parent / "apps" / "bank.py"
 
 _serial = itertools.count()
 
@@ -31,10 +31,9 @@ _serial = itertools.count()
 class Bank:
     """What belongs to one bank; other names are those of its module: `bank.Account`, `bank.entities`, `bank.app`."""
 
-    def __init__(self, folder: Path, conf: Mapping[str, Any], app: str = "bank") -> None:
+    def __init__(self, folder: Path, conf: Mapping[str, Any]) -> None:
         self.folder = folder
         self.conf = dict(conf)
-        self._app = app
         self.workers: list[Worker] = []
         self.module = self.client()
 
@@ -47,8 +46,8 @@ class Bank:
 
     def client(self, **conf: Any) -> ModuleType:
         """The app's module, imported anew in this process, with settings of its own on top."""
-        name = f"{self._app}_{next(_serial)}"
-        spec = importlib.util.spec_from_file_location(name, _APPS / f"{self._app}.py")
+        name = f"bank_{next(_serial)}"
+        spec = importlib.util.spec_from_file_location(name, _BANK)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -57,18 +56,20 @@ class Bank:
             spec.loader.exec_module(module)
         return module
 
-    def start_worker(self, *options: str, pool: str = "prefork", slots: int = 2, **conf: Any) -> Worker:
-        """Start a worker and do not wait for it."""
+    def start_worker(
+        self, *options: str, pool: str = "prefork", slots: int = 2, hostile: str | None = None, **conf: Any
+    ) -> Worker:
+        """Start a worker and do not wait for it; `hostile` chooses settings of apps/hostile.py."""
         chosen = ["-P", pool, "-l", "INFO", *([] if pool == "solo" else ["-c", str(slots)]), *options]
-        name = f"w{len(self.workers)}"
-        environment = self.environment(**conf)
-        worker = Worker(name, self.folder, *chosen, module=f"tests.celery.apps.{self._app}", environment=environment)
+        environment = {**self.environment(**conf), "BANK_HOSTILE": hostile or "", "C_FORCE_ROOT": "1"}
+        module = f"tests.celery.apps.{'hostile' if hostile else 'bank'}"
+        worker = Worker(f"w{len(self.workers)}", self.folder, *chosen, module=module, environment=environment)
         self.workers.append(worker)
         return worker
 
-    def worker(self, *options: str, pool: str = "prefork", slots: int = 2, **conf: Any) -> Worker:
+    def worker(self, *options: str, **how: Any) -> Worker:
         """Start a worker and wait until it is ready."""
-        return self.start_worker(*options, pool=pool, slots=slots, **conf).await_ready()
+        return self.start_worker(*options, **how).await_ready()
 
     def mark(self, name: str) -> str:
         """What a handler has written there; fails until it has."""
@@ -91,7 +92,7 @@ class Bank:
 
 @contextmanager
 def open_bank(
-    services: Services, folder: Path, broker: str, *, store: str | None = None, app: str = "bank", **conf: Any
+    services: Services, folder: Path, broker: str, *, store: str | None = None, **conf: Any
 ) -> Iterator[Bank]:
     """A bank on a broker of BROKERS: the servers' ones keep their messages in PostgreSQL, the folder's in SQLite."""
     cluster = f"t_{uuid4().hex[:10]}"
@@ -114,7 +115,7 @@ def open_bank(
             settings["broker_url"] = url_or_skip(getattr(services, broker)())
         if broker == "amqp":
             stack.callback(_delete_queues, settings["broker_url"], cluster, {**settings, **conf})
-        bank = Bank(folder, {**settings, **conf}, app)
+        bank = Bank(folder, {**settings, **conf})
         stack.callback(bank.close)
         yield bank
 

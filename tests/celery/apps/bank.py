@@ -71,9 +71,9 @@ class Journal(Entity):
         return os.getpid()
 
     @handler
-    def write_at_leisure(self, sender: str, number: int) -> int:
+    def write_at_leisure(self, sender: str, number: int, pause_s: float = 0.003) -> int:
         """Write one entry, in a turn long enough to be hit by a signal."""
-        time.sleep(0.003)
+        time.sleep(pause_s)
         self.entries.append((sender, number))
         return os.getpid()
 
