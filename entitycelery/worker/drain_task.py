@@ -64,7 +64,8 @@ class Dispatcher:
 
     Shards that are rung meanwhile wait here, and free slots share them: the busier the worker, the larger its
     batches, however many shards the mail is spread over. A drain that could not finish in its time goes on with all
-    shards of its group: under such a load senders need not ring for any of them, since it attends them all.
+    shards of its group that no other drain here works on: under such a load senders need not ring for any of them,
+    since all are attended.
     """
 
     def __init__(self, *, slots: Callable[[], int], may_end_process: bool) -> None:
@@ -73,7 +74,7 @@ class Dispatcher:
         self._hosted: Sequence[ShardId] = ()
         self._mutex = threading.Lock()
         self._waiting: dict[ShardId, None] = {}
-        self._running = 0
+        self._running: set[DrainRequest] = set()
         self._submitting = threading.local()
         self._submit: Callable[[DrainRequest], None] = lambda request: None
         self._later: Callable[[Callable[[], None]], object] = lambda call: None
@@ -112,7 +113,7 @@ class Dispatcher:
             self._later(self.dispatch)
             return
         with self._mutex:
-            free = self._slots() - self._running
+            free = self._slots() - len(self._running)
             if not self._waiting or free <= 0:
                 return
             group = next(iter(self._waiting)).group
@@ -120,27 +121,30 @@ class Dispatcher:
             taken = of_group[: math.ceil(len(of_group) / free)]
             for shard in taken:
                 del self._waiting[shard]
-            self._running += 1
+            request = DrainRequest(self, taken)
+            self._running.add(request)
         self._submitting.now = True
         try:
-            self._submit(DrainRequest(self, taken))
+            self._submit(request)
         finally:
             self._submitting.now = False
         self.dispatch()
 
-    def ended(self, shards: Sequence[ShardId], *, again: bool) -> None:
+    def ended(self, request: DrainRequest, *, again: bool) -> None:
         """A drain is over."""
         with self._mutex:
-            self._running -= 1
-            self._waiting.update(dict.fromkeys(self._group_of(shards[0]) if again else ()))
+            self._running.discard(request)
+            self._waiting.update(dict.fromkeys(self._rest_of_group(request) if again else ()))
         if self._ends_in_slot:
             # Submitting from a full pool's own slots would wait for a slot that only the submitter can free.
             self._later(self.dispatch)
         else:
             self.dispatch()
 
-    def _group_of(self, shard: ShardId) -> list[ShardId]:
-        return [hosted for hosted in self._hosted if hosted.group == shard.group]
+    def _rest_of_group(self, request: DrainRequest) -> list[ShardId]:
+        worked_on = {shard for running in self._running for shard in running.shards}
+        group = request.shards[0].group
+        return [shard for shard in self._hosted if shard.group == group and shard not in worked_on]
 
     def apply(self, pool: Any, request: DrainRequest) -> None:
         """Submit a drain to the pool."""
@@ -171,12 +175,12 @@ class DrainRequest:
 
     def on_done(self, more: Any) -> None:
         """The drain is over; it has reported what went wrong itself."""
-        self._dispatcher.ended(self.shards, again=more is True)
+        self._dispatcher.ended(self, again=more is True)
 
     def on_lost(self, info: Any) -> None:
         """The pool process ended under the drain; its claims went with it, so others can go on at once."""
         log.warning("a pool process ended during a drain: %s", getattr(info, "exception", info))
-        self._dispatcher.ended(self.shards, again=True)
+        self._dispatcher.ended(self, again=True)
 
 
 def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., None]:
