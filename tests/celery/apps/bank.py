@@ -114,6 +114,12 @@ class Journal(Entity):
         self.entries[-1] = ("ready", number)
         return self.turn.attempt
 
+    @handler(autoretry_for=(NotReady,), max_retries=1, retry_backoff=0.05)
+    def write_twice_at_most(self, name: str) -> None:
+        leave_mark(f"{name}.tried", str(self.turn.attempt))
+        self.entries.append(("early", 0))
+        raise NotReady(name)
+
     @handler
     def stamp(self, number: int) -> float:
         """Write one entry; when it was."""
