@@ -54,16 +54,20 @@ class Verdict:
     lost: int
     doubled: int
     strange: int
+    """Entries that no transfer accounts for."""
     out_of_order: int
+    """Places where a sender's sequence does not ascend, or is not as the account remembers it."""
     unbalanced: int
+    """Accounts whose balance is not what their ledger adds up to."""
     money_before: int
     money_after: int
     missing: tuple[int, ...]
+    """The numbers of the lost transfers."""
 
     @property
     def ok(self) -> bool:
         wrong = self.lost + self.doubled + self.strange + self.out_of_order + self.unbalanced
-        return not wrong and self.applied == self.sent and self.money_before == self.money_after
+        return not wrong and self.applied == self.sent > 0 and self.money_before == self.money_after
 
 
 def plan(transfers: int, accounts: Sequence[str], senders: int, rng: random.Random) -> list[Transfer]:
@@ -82,14 +86,17 @@ def plan(transfers: int, accounts: Sequence[str], senders: int, rng: random.Rand
 def check(transfers: Sequence[Transfer], ledgers: Mapping[str, Ledger], accounts: Iterable[str]) -> Verdict:
     """Whether each transfer is written exactly once on both sides, in the order of each sender."""
     debits = Counter((account, e) for account, ledger in ledgers.items() for e in ledger.debits)
-    # The sequence on the receiving side is drawn by the paying account, so its order is looked at, not its number.
-    credited = Counter(
-        (account, e.number, e.amount, e.sender) for account, ledger in ledgers.items() for e in ledger.credits
-    )
+    credited = Counter((account, e) for account, ledger in ledgers.items() for e in ledger.credits)
+    # The receiving side's sequence was drawn by the paying account: the place of the transfer in its ledger.
+    places = {
+        (account, e.number): place
+        for account, ledger in ledgers.items()
+        for place, e in enumerate(ledger.debits, start=1)
+    }
     sides = [
         (
             debits.pop((t.source, Entry(t.number, t.amount, t.sender, t.sequence)), 0),
-            credited.pop((t.target, t.number, t.amount, t.source), 0),
+            credited.pop((t.target, Entry(t.number, t.amount, t.source, places.get((t.source, t.number), 0))), 0),
         )
         for t in transfers
     ]

@@ -1,28 +1,21 @@
-"""One run of the demo: start workers, send transfers, pull a plug, wait, measure, and give everything back."""
+"""One run of the demo: start workers, send transfers, pull a plug, wait, measure, and read the ledgers."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import os
 import random
-import signal
 import statistics
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, NamedTuple
 
 import msgspec
 
-from entitycelery.address import ShardId, queue_name
-
 from .demo_check import Ledger, Transfer, Verdict, check, plan
+from .demo_stage import MODULE, demo_app, environment_for, environment_set, termination_as_exception, uninterrupted
 from .demo_workers import Worker, Workers
 from .exits import FAILED, CommandFailed
 
@@ -33,13 +26,37 @@ KILL_AFTER = 0.4
 
 _BATCH = 50
 _ASKS = 100
-_APPLIED_WITHIN_S = 60.0
+_STANDS_STILL_S = 30.0
+_SENDERS_END_WITHIN_S = 30.0
 _LOOK_EVERY_S = 0.1
-_MODULE = f"{__package__}.demo_app"
 _LEDGER: msgspec.json.Decoder[Ledger] = msgspec.json.Decoder(Ledger)
 
 Say = Callable[[str], None]
-Show = Callable[[str, int, int, float], None]
+
+
+class Progress(NamedTuple):
+    """How far the load is, in transfers, by what the store holds."""
+
+    of: int
+    sent: int = 0
+    paid: int = 0
+    received: int = 0
+    took_s: float = 0.0
+
+    @property
+    def handled(self) -> int:
+        """Messages handled: two for each transfer."""
+        return self.paid + self.received
+
+
+class Killed(NamedTuple):
+    """The worker whose plug was pulled."""
+
+    name: str
+    pid: int
+    processes: int
+    handled: int
+    """How many messages were handled by then."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +64,7 @@ class Outcome:
     """What a run found and measured."""
 
     verdict: Verdict
-    killed: str
-    killed_pid: int
-    killed_at: int
+    killed: Killed
     messages_per_s: float
     ask_p50_ms: float
     ask_p99_ms: float
@@ -58,26 +73,82 @@ class Outcome:
     log_tails: str
 
 
-def run(database_url: str | None, broker: str | None, *, say: Say, show: Show) -> Outcome:
+def run(
+    database_url: str | None, broker: str | None, transfers: int, *, say: Say, show: Callable[[Progress], None]
+) -> Outcome:
     """Run the demo on the embedded store, or on the servers given; leaves nothing behind.
 
     Raises:
         CommandFailed: It could not be carried to its end: what is missing, and the workers' last words as details.
     """
     with (
-        _termination_as_exception(),
+        termination_as_exception(),
         tempfile.TemporaryDirectory(prefix="entitycelery-demo-", ignore_cleanup_errors=True) as folder,
     ):
-        environment = _environment(Path(folder), database_url, broker)
-        with _environ(environment), _demo_app() as app:
-            workers = Workers(_MODULE, Path(folder), environment)
+        environment = environment_for(Path(folder), database_url, broker)
+        with environment_set(environment), demo_app() as app:
+            workers = Workers(MODULE, Path(folder), environment)
+            senders = Senders(app)
             try:
-                return _Run(app, workers, say, show).carry_out()
+                return _Run(app, workers, senders, say, show).carry_out(transfers)
             except CommandFailed as exc:
                 raise CommandFailed(exc.code, str(exc), workers.log_tails()) from exc
             finally:
-                with _uninterrupted():
+                with uninterrupted():
                     workers.stop()
+                    senders.stop()
+
+
+class Senders:
+    """Threads that send the transfers, each its own in order."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+        self._mutex = threading.Lock()
+        self._errors: list[Exception] = []
+        self.sent = 0
+
+    def start(self, transfers: Sequence[Transfer]) -> None:
+        """Start one thread for each sender."""
+        for name in dict.fromkeys(transfer.sender for transfer in transfers):
+            theirs = [transfer for transfer in transfers if transfer.sender == name]
+            self._threads.append(threading.Thread(target=self._send, args=(theirs,), name=name, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def are_sending(self) -> bool:
+        """Whether some are still at it.
+
+        Raises:
+            CommandFailed: One of them failed.
+        """
+        if self._errors:
+            raise CommandFailed(FAILED, f"a sender failed: {self._errors[0]}")
+        return any(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> None:
+        """Let them finish what they are storing, and no more."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(_SENDERS_END_WITHIN_S)
+
+    def _send(self, transfers: Sequence[Transfer]) -> None:
+        ref = self._app.Account.ref
+        try:
+            for start in range(0, len(transfers), _BATCH):
+                if self._stopping.is_set():
+                    return
+                batch = transfers[start : start + _BATCH]
+                self._app.entities.send_many(
+                    [ref(t.source).transfer.prepare(t.number, t.amount, t.target, t.sender, t.sequence) for t in batch]
+                )
+                with self._mutex:
+                    self.sent += len(batch)
+        except Exception as exc:  # noqa: BLE001 - a thread's exception is seen by nobody else
+            self._errors.append(exc)
 
 
 @dataclass
@@ -86,104 +157,91 @@ class _Run:
 
     app: Any
     workers: Workers
+    senders: Senders
     say: Say
-    show: Show
-    accounts: list[str] = field(default_factory=lambda: [f"account-{n:03}" for n in range(ACCOUNTS)])
-    errors: list[BaseException] = field(default_factory=list)
+    show: Callable[[Progress], None]
 
-    def carry_out(self) -> Outcome:
-        entities = self.app.entities
-        transfers = plan(TRANSFERS, self.accounts, SENDERS, random.Random())
-        self.say(f"store {entities.database}, broker {self._broker()}")
-        self.say("starting two workers")
-        self.workers.start()
-        self.workers.start()
+    def carry_out(self, count: int) -> Outcome:
+        accounts = [f"account-{n:03}" for n in range(ACCOUNTS)]
+        transfers = plan(count, accounts, SENDERS, random.Random())
+        self.say(f"store   {self.app.entities.database}")
+        self.say(f"broker  {self._broker()}")
+        self.say("")
+        self._start_two()
+        self.say(f"Sending {count:,} transfers between {ACCOUNTS} accounts, from {SENDERS} senders at once.")
+        killed, took_s = self._load(transfers)
         self.workers.await_ready()
-        self.say(f"sending {TRANSFERS:,} transfers between {ACCOUNTS} accounts, from {SENDERS} senders")
-        killed, killed_at, took_s = self._load(transfers)
-        self.workers.await_ready()
-        p50_ms, p99_ms = self._ask()
-        verdict = check(transfers, self._ledgers(), self.accounts)
+        self.say(f"All is handled. Asking for a balance {_ASKS} times, one by one.")
+        p50_ms, p99_ms = self._ask(accounts)
+        self.say("Reading the ledgers of all accounts from the store.")
+        verdict = check(transfers, self._ledgers(), accounts)
         return Outcome(
             verdict=verdict,
-            killed=killed.name,
-            killed_pid=killed.pid,
-            killed_at=killed_at,
+            killed=killed,
             messages_per_s=2 * verdict.applied / took_s,
             ask_p50_ms=p50_ms,
             ask_p99_ms=p99_ms,
-            store=entities.database,
+            store=self.app.entities.database,
             broker=self._broker(),
             log_tails=self.workers.log_tails(),
         )
 
-    def _load(self, transfers: Sequence[Transfer]) -> tuple[Worker, int, float]:
-        """Send all, kill a worker on the way, and wait until all are applied."""
+    def _start_two(self) -> None:
         began_s = time.monotonic()
-        senders = [
-            threading.Thread(
-                target=self._send, args=([t for t in transfers if t.sender == f"sender-{n}"],), daemon=True
-            )
-            for n in range(SENDERS)
-        ]
-        for sender in senders:
-            sender.start()
-        killed: tuple[Worker, int] | None = None
+        names = [f"{worker.name} (pid {worker.pid})" for worker in (self.workers.start(), self.workers.start())]
+        self.say(f"Starting two workers: {' and '.join(names)}.")
+        self.workers.await_ready()
+        self.say(f"Both are ready after {time.monotonic() - began_s:.1f} s.")
+
+    def _load(self, transfers: Sequence[Transfer]) -> tuple[Killed, float]:
+        """Send all, kill a worker on the way, and wait until nothing is pending; the killed, and how long it took."""
+        began_s = time.monotonic()
+        self.senders.start(transfers)
+        killed: Killed | None = None
+        before, moved_at_s = Progress(len(transfers)), began_s
         while True:
-            applied = self._applied()
-            took_s = time.monotonic() - began_s
-            self.show("applied", applied, TRANSFERS, took_s)
-            if killed is None and applied >= KILL_AFTER * TRANSFERS:
-                killed = self.workers.kill_one(), applied
-                self.say(f"kill -9 of {killed[0].name} and all its processes; starting another")
-                self.workers.start()
-            sending = any(sender.is_alive() for sender in senders)
-            if killed and not sending and applied == TRANSFERS and not self.app.entities.messages(limit=1):
-                return *killed, took_s
-            self._check_progress(transfers, took_s)
+            # In this order: what is sent after the first look is seen by the second.
+            is_over = not self.senders.are_sending and not self.app.entities.messages(limit=1)
+            now_s = time.monotonic()
+            progress = self._progress(len(transfers), now_s - began_s)
+            self.show(progress)
+            if progress.handled != before.handled:
+                before, moved_at_s = progress, now_s
+            if killed is None and progress.handled >= KILL_AFTER * 2 * len(transfers):
+                killed = self._pull_the_plug(progress)
+            if is_over:
+                if killed is None:
+                    raise CommandFailed(FAILED, _too_early(progress))
+                return killed, now_s - began_s
+            if now_s - moved_at_s >= _STANDS_STILL_S:
+                raise CommandFailed(FAILED, f"for {_STANDS_STILL_S:g} s nothing was handled: {_seen(progress)}")
+            self.workers.check_alive()
             time.sleep(_LOOK_EVERY_S)
 
-    def _send(self, transfers: Sequence[Transfer]) -> None:
-        ref = self.app.Account.ref
-        try:
-            for start in range(0, len(transfers), _BATCH):
-                self.app.entities.send_many(
-                    [
-                        ref(t.source).transfer.prepare(t.number, t.amount, t.target, t.sender, t.sequence)
-                        for t in transfers[start : start + _BATCH]
-                    ]
-                )
-        except Exception as exc:  # noqa: BLE001 - a thread's exception is seen by nobody else
-            self.errors.append(exc)
+    def _pull_the_plug(self, progress: Progress) -> Killed:
+        worker, processes = self.workers.kill_one()
+        another: Worker = self.workers.start()
+        self.say(f"kill -9 {worker.pid}: {worker.name} and its whole tree, {processes} processes, are gone.")
+        self.say(f"Starting {another.name} (pid {another.pid}) in its place.")
+        return Killed(worker.name, worker.pid, processes, progress.handled)
 
-    def _check_progress(self, transfers: Sequence[Transfer], took_s: float) -> None:
-        if self.errors:
-            raise CommandFailed(FAILED, f"a sender failed: {self.errors[0]!r}")
-        self.workers.check_alive()
-        if took_s < _APPLIED_WITHIN_S:
-            return
-        verdict = check(transfers, self._ledgers(), self.accounts)
-        numbers = ", ".join(map(str, verdict.missing[:10]))
-        raise CommandFailed(
-            FAILED,
-            f"after {_APPLIED_WITHIN_S:g} s {verdict.applied} of {verdict.sent} transfers are applied, "
-            f"{verdict.lost} are missing ({numbers or 'none'}), {verdict.doubled} are doubled",
-        )
+    def _progress(self, of: int, took_s: float) -> Progress:
+        ledgers = self._ledgers().values()
+        # Sets: an entry that is there twice is no progress.
+        paid = len({entry.number for ledger in ledgers for entry in ledger.debits})
+        received = len({entry.number for ledger in ledgers for entry in ledger.credits})
+        return Progress(of, self.senders.sent, paid, received, took_s)
 
-    def _ask(self) -> tuple[float, float]:
+    def _ask(self, accounts: Sequence[str]) -> tuple[float, float]:
         """p50 and p99 of an ask on the idle system, in milliseconds."""
-        self.say(f"asking {_ASKS} times on the idle system")
         took_ms = []
-        for account in random.choices(self.accounts, k=_ASKS + 1):
+        for account in random.choices(accounts, k=_ASKS + 1):
             began_s = time.perf_counter()
             self.app.Account.ref(account).report_balance.ask()
             took_ms.append(1000 * (time.perf_counter() - began_s))
         # The first one connected to the broker.
         percentiles = statistics.quantiles(took_ms[1:], n=100, method="inclusive")
         return percentiles[49], percentiles[98]
-
-    def _applied(self) -> int:
-        return len({entry.number for ledger in self._ledgers().values() for entry in ledger.credits})
 
     def _ledgers(self) -> dict[str, Ledger]:
         """The accounts as the store has them."""
@@ -194,86 +252,9 @@ class _Run:
         return str(self.app.app.connection_for_write().as_uri())
 
 
-@contextlib.contextmanager
-def _demo_app() -> Iterator[Any]:
-    """The demo's app in this process, with its schema; what the run made on servers is removed at the end."""
-    # It reads the environment when it is imported, so not before that is set.
-    app = importlib.import_module(_MODULE)
-    entities = app.entities
-    try:
-        entities.store.upgrade()
-        yield app
-    finally:
-        with _uninterrupted():
-            _remove_queues(app)
-            with contextlib.suppress(Exception):
-                entities.store.drop()
-            entities.close()
-            sys.modules.pop(_MODULE, None)
+def _seen(progress: Progress) -> str:
+    return f"{progress.sent:,} of {progress.of:,} sent, {progress.paid:,} paid, {progress.received:,} received"
 
 
-def _remove_queues(app: Any) -> None:
-    settings = app.entities.settings
-    shards = [ShardId(group, n) for group in settings.shard_groups for n in range(settings.shards_per_group)]
-    names = [app.app.conf.task_default_queue, *(queue_name(settings.cluster, shard) for shard in shards)]
-    # A broker that has gone takes its queues with it, or forgets them in a day.
-    with contextlib.suppress(Exception), app.app.connection_for_write() as connection:
-        channel = connection.default_channel
-        for name in names:
-            channel.queue_delete(name)
-
-
-def _environment(folder: Path, database_url: str | None, broker: str | None) -> dict[str, str]:
-    """The environment of this run: whatever configures the user's own apps is left out."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ENTITY_", "CELERY_"))}
-    package = sys.modules[str(__package__).partition(".")[0]]
-    home = str(Path(str(package.__file__)).parent.parent)
-    if database_url is not None and broker is None and not database_url.startswith("sqlite"):
-        broker = f"folder://{folder / 'broker'}"
-    return {
-        **kept,
-        "PYTHONPATH": os.pathsep.join(filter(None, [home, kept.get("PYTHONPATH")])),
-        "ENTITY_DATABASE_URL": database_url or f"sqlite:///{folder / 'store.db'}",
-        "ENTITY_CLUSTER": f"demo_{uuid4().hex[:12]}",
-        **({"ENTITY_DEMO_BROKER": broker} if broker else {}),
-    }
-
-
-@contextlib.contextmanager
-def _environ(environment: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environment)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """End on SIGTERM and SIGHUP as on Ctrl-C: with everything given back."""
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    with _handlers({signal.SIGTERM: leave, signal.SIGHUP: leave}):
-        yield
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    ignored = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN)
-    with _handlers(ignored):
-        yield
-
-
-@contextlib.contextmanager
-def _handlers(handlers: dict[signal.Signals, Any]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _too_early(progress: Progress) -> str:
+    return f"the load was over before a worker could be killed: {_seen(progress)}; send more with --transfers"

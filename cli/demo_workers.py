@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .demo_processes import living, tree_of
 from .exits import FAILED, CommandFailed
 
-_READY_WITHIN_S = 30.0
-_STOPS_WITHIN_S = 10.0
+_READY_WITHIN_S = 60.0
+_GONE_WITHIN_S = 10.0
 _LOOK_EVERY_S = 0.02
 _TAIL_LINES = 25
 
@@ -53,34 +54,34 @@ class Worker:
         self.check_alive()
         return b" ready." in self._log.read_bytes()
 
-    def kill(self) -> None:
-        """Pull the plug: SIGKILL to the worker, its pool and its runner process at the same moment."""
-        self._signal_group(signal.SIGKILL)
-        self._process.wait()
+    def kill(self) -> int:
+        """Pull the plug: SIGKILL to the worker and all its processes at the same moment; how many they were.
 
-    def terminate(self) -> None:
-        """Ask it to end, as an operator would."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        Raises:
+            CommandFailed: One of them lives on.
+        """
+        tree = tree_of(self.pid)
+        self._kill_group()
+        deadline_s = time.monotonic() + _GONE_WITHIN_S
+        while left := living(tree):
+            if time.monotonic() >= deadline_s:
+                raise CommandFailed(FAILED, f"processes of {self.name} survived kill -9: {sorted(left)}")
+            time.sleep(_LOOK_EVERY_S)
+        return len(tree)
 
     def end(self) -> None:
-        """Wait for its end; whoever of its group is still there then is killed."""
-        try:
-            self._process.wait(_STOPS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            self._signal_group(signal.SIGKILL)
-            self._process.wait()
+        """End it and everything that it started, also when it has ended by itself."""
+        self._kill_group()
 
     def log_tail(self) -> str:
         """The last lines of its log."""
         lines = self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         return "\n".join([f"--- {self.name}: end of its log", *lines])
 
-    def _signal_group(self, number: int) -> None:
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 class Workers:
@@ -98,11 +99,10 @@ class Workers:
         self.alive.append(worker)
         return worker
 
-    def kill_one(self) -> Worker:
-        """Pull the plug of the worker that has run longest."""
+    def kill_one(self) -> tuple[Worker, int]:
+        """Pull the plug of the worker that has run longest; it, and how many processes it was."""
         worker = self.alive.pop(0)
-        worker.kill()
-        return worker
+        return worker, worker.kill()
 
     def check_alive(self) -> None:
         """Raises CommandFailed if a worker that should live has ended."""
@@ -118,9 +118,7 @@ class Workers:
             time.sleep(_LOOK_EVERY_S)
 
     def stop(self) -> None:
-        """End all workers."""
-        for worker in self._all:
-            worker.terminate()
+        """End all workers at once: what they hold is in the store, so none of them needs time to say goodbye."""
         for worker in self._all:
             worker.end()
 
