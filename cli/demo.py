@@ -11,7 +11,7 @@ import click
 from .command import Command
 from .demo_check import Verdict
 from .demo_run import TRANSFERS, Outcome, Progress, run
-from .exits import FAILED, OK, CommandFailed
+from .exits import FAILED, CommandFailed
 from .output import print_record
 from .session import Session, pass_session
 
@@ -63,9 +63,7 @@ class Stage:
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --output json.")
 @pass_session
-@click.pass_context
 def demo_command(
-    ctx: click.Context,
     session: Session,
     /,
     database_url: str | None,
@@ -84,18 +82,23 @@ def demo_command(
     began_s = time.monotonic()
     try:
         outcome = run(database_url or session.database_url, broker, transfers, say=stage.say, show=stage.show)
+        stage.finish()
+        took_s = time.monotonic() - began_s
+        if output == "text":
+            click.echo("\n" + "\n".join(table(outcome, took_s)) + "\n")
+        else:
+            print_record(output, document(outcome, took_s))
+        if not outcome.verdict.ok:
+            raise CommandFailed(FAILED, sentence(outcome.verdict), outcome.log_tails)
+    except CommandFailed as exc:
+        stage.finish()
+        # The logs go with the run, so this is the moment to show them.
+        click.echo(exc.details, err=True, nl=bool(exc.details))
+        raise CommandFailed(exc.code, str(exc)) from exc
     finally:
         stage.finish()
-    took_s = time.monotonic() - began_s
     if output == "text":
-        click.echo("\n" + "\n".join(table(outcome, took_s)))
-    else:
-        print_record(output, document(outcome, took_s))
-    if not outcome.verdict.ok:
-        raise CommandFailed(FAILED, sentence(outcome.verdict), outcome.log_tails)
-    if output == "text":
-        click.echo("\n" + sentence(outcome.verdict))
-    ctx.exit(OK)
+        click.echo(sentence(outcome.verdict))
 
 
 def progress_line(progress: Progress) -> str:
