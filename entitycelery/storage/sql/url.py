@@ -11,6 +11,7 @@ from entitycelery.exceptions import ConfigurationError
 
 _POSTGRESQL = frozenset({"postgres", "postgresql", "postgresql+psycopg2"})
 _SQLITE = frozenset({"sqlite", "sqlite+pysqlite"})
+_SECRETS = ("password", "sslpassword")
 
 
 def driver_url(text: str) -> URL:
@@ -24,10 +25,11 @@ def driver_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except ArgumentError as exc:
+    except (ArgumentError, ValueError):
+        # Without its cause, which may quote a piece of the password as a bad port.
         raise ConfigurationError(
             "entity_database_url is no database URL: expected postgresql://... or sqlite:///..."
-        ) from exc
+        ) from None
     if url.drivername in _POSTGRESQL:
         return url.set(drivername="postgresql+psycopg2")
     if url.drivername in _SQLITE:
@@ -42,4 +44,5 @@ def driver_url(text: str) -> URL:
 def shown(url: URL) -> str:
     """The URL for people, without the password."""
     name = url.drivername.partition("+")[0]
-    return url.set(drivername=name).render_as_string(hide_password=True)
+    plain = url.set(drivername=name).difference_update_query(_SECRETS)
+    return plain.render_as_string(hide_password=True)
