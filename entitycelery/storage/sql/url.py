@@ -26,7 +26,7 @@ def driver_url(text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        # Without its cause, which may quote a piece of the password as a bad port.
+        # Without its cause, which quotes what stands in the port's place: it may be a password.
         raise ConfigurationError(
             "entity_database_url is no database URL: expected postgresql://... or sqlite:///..."
         ) from None
