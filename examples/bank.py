@@ -4,6 +4,8 @@ celery -A bank worker
 python bank.py
 """
 
+import importlib
+
 from celery import Celery
 
 from entitycelery import Entity, EntityCelery, handler
@@ -69,4 +71,5 @@ def total(accounts: list[Account]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    # As the module, not as __main__: the exception that comes back from the worker is bank.InsufficientFunds.
+    importlib.import_module("bank").main()
