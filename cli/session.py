@@ -89,6 +89,8 @@ class Session:
             raise
         except Exception as exc:
             name = self.app_name or getattr(self.celery_app, "main", None)
-            sentence = f"the app {name!r} cannot be loaded: {type(exc).__name__}: {exc}"
+            # Celery looks for a module of the whole name where the module has no such attribute.
+            cause = exc.__context__ if isinstance(exc.__context__, AttributeError) else exc
+            sentence = f"the app {name!r} cannot be loaded: {type(cause).__name__}: {cause}"
             raise CommandFailed(USAGE, sentence, "".join(traceback.format_exception(exc))) from exc
         return entities
