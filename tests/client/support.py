@@ -68,7 +68,7 @@ class Narrow(Entity):
 
 
 def make_entities(url: str, cluster: str, **settings: Any) -> EntityCelery:
-    """An app with the bank's types on a store that may be empty."""
+    """An app with the bank's types on a store that may be empty; it then has its schema, unless auto_migrate is off."""
     app = Celery("bank", broker="memory://", set_as_current=False)
     app.conf.update(
         {
@@ -82,6 +82,7 @@ def make_entities(url: str, cluster: str, **settings: Any) -> EntityCelery:
     entities = EntityCelery(app)
     entities.register(Account)
     entities.register(mailbox_capacity=2)(Narrow)
+    entities.migrate_if_allowed()
     return entities
 
 
