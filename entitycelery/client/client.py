@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from entitycelery.address import Address
+from entitycelery.address import Address, ShardId
 from entitycelery.client.async_replies import AsyncReplies
 from entitycelery.clock import Deadline
 from entitycelery.effects import Send
@@ -67,24 +67,34 @@ class Client:
     def _append(self, messages: Sequence[NewMessage], connection: Any = None) -> list[AppendOutcome]:
         if not messages:
             return []
-        outcomes = self._stored(messages, connection)
+        attended: set[ShardId] | None = None
+        if connection is not None:
+            outcomes = self._store.append(messages, nonce=_new_nonce(), connection=connection)
+        else:
+            outcomes, attended = self._stored(messages)
         for message, outcome in zip(messages, outcomes, strict=True):
             _refuse(message, outcome)
         if connection is None:
             stored = zip(messages, outcomes, strict=True)
-            self._bell.mail_stored({m.shard for m, outcome in stored if outcome is AppendOutcome.STORED and _due(m)})
+            shards = {m.shard for m, outcome in stored if outcome is AppendOutcome.STORED and _due(m)}
+            if attended is None:
+                self._bell.mail_stored(shards)
+            else:
+                self._bell.asked(shards, attended)
         return outcomes
 
-    def _stored(self, messages: Sequence[NewMessage], connection: Any) -> list[AppendOutcome]:
-        nonce = os.urandom(8).hex()
-        if connection is not None:
-            return self._store.append(messages, nonce=nonce, connection=connection)
+    def _stored(self, messages: Sequence[NewMessage]) -> tuple[list[AppendOutcome], set[ShardId] | None]:
+        """What became of the messages; the attended shards, if that was asked in the same breath."""
+        nonce = _new_nonce()
         deadline = Deadline(self._settings.send_timeout_s)
         attempt = 0
         while True:
             try:
+                if attempt == 0 and self._can_ask_with(messages):
+                    is_attended = self._store.append_and_ask(messages[0], nonce=nonce)
+                    return [AppendOutcome.STORED], {messages[0].shard} if is_attended else set()
                 # Whether a failed attempt committed is unknown; under the same nonce it cannot double.
-                return self._store.append(messages, nonce=nonce, again=attempt > 0)
+                return self._store.append(messages, nonce=nonce, again=attempt > 0), None
             except StoreUnavailable as exc:
                 attempt += 1
                 if attempt > self._settings.send_retries or deadline.passed:
@@ -94,6 +104,11 @@ class Client:
                         message_id=messages[0].id,
                     ) from exc
                 time.sleep(min(deadline.left_s(), 0.05 * 2**attempt))
+
+    def _can_ask_with(self, messages: Sequence[NewMessage]) -> bool:
+        [first, *others] = messages
+        is_plain = not others and not first.keyed and first.capacity is None and _due(first)
+        return is_plain and self._bell.should_ask(first.shard)
 
     # Asking
 
@@ -183,6 +198,10 @@ class Client:
 
     def _timeout_s(self, given_s: float | None) -> float:
         return self._settings.ask_timeout_s if given_s is None else given_s
+
+
+def _new_nonce() -> str:
+    return os.urandom(8).hex()
 
 
 def _due(message: NewMessage) -> bool:

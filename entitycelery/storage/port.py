@@ -79,6 +79,12 @@ class Store(Protocol):
         is unknown, under the same nonce. With `connection` they belong to the caller's transaction.
         """
 
+    def append_and_ask(self, message: NewMessage, *, nonce: str) -> bool:
+        """Store a message without key and capacity, and say whether a drain is known to look at its shard afterwards.
+
+        `append` of one message and `attended` in one round trip, where the database allows it.
+        """
+
     def attended(self, shards: Sequence[ShardId]) -> set[ShardId]:
         """Those shards at which a drain is known to look again after this moment."""
 

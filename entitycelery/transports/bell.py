@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 
 from entitycelery.address import ShardId
@@ -45,21 +45,27 @@ class Bell:
         self._resting_until = 0.0
         self._mutex = threading.Lock()
 
+    def should_ask(self, shard: ShardId) -> bool:
+        """Whether a sender should ask for the shard's attention before it rings."""
+        return time.monotonic() - self._rang_at.get(shard, -10.0) < 1.0
+
     def mail_stored(self, shards: Iterable[ShardId]) -> None:
         """Mail for these shards is committed: ring where nobody is known to look."""
-        now = time.monotonic()
         wanted = sorted(set(shards))
-        recent = [s for s in wanted if now - self._rang_at.get(s, -10.0) < 1.0]
+        recent = [shard for shard in wanted if self.should_ask(shard)]
+        attended: set[ShardId] = set()
         if recent:
             try:
                 attended = self._attended(recent)
             except StoreUnavailable:
                 log.warning("could not ask for attention, ringing", exc_info=True)
-                attended = set()
-            # Asked for is as recent as rung: while a drain is known to look, asking goes on and nobody rings.
-            self._mark(attended, now)
-            wanted = [s for s in wanted if s not in attended]
-        self.ring(wanted)
+        self.asked(wanted, attended)
+
+    def asked(self, shards: Iterable[ShardId], attended: Collection[ShardId]) -> None:
+        """Mail for these shards was committed before some of them were found attended: ring for the others."""
+        # Asked for is as recent as rung: while a drain is known to look, asking goes on and nobody rings.
+        self._mark(attended, time.monotonic())
+        self.ring([shard for shard in shards if shard not in attended])
 
     def ring(self, shards: Sequence[ShardId]) -> None:
         """Ring for these shards in any case."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address, ShardId
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
 from entitycelery.message import AppendOutcome, Failure, NewMessage, PendingMessage
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.statement import fetch, run
+from entitycelery.storage.sql.statement import fetch, rollback, run, run_script
 
 _COLUMNS = {
     "id": "text",
@@ -41,6 +42,8 @@ class Messages:
         self._shards = str(shards_per_group)
         rows = dialect.rowset("rows", **_COLUMNS)
         self._insert = dialect.sql(dialect.insert_message(), rows=rows)
+        certainly = dialect.insert_certainly.replace("{insert}", dialect.insert_message())
+        self._insert_certainly = dialect.sql(certainly, rows=rows)
         # Only a row of our own can match here: that of a key which is finished already.
         self._withdraw_finished = dialect.sql(
             "DELETE FROM {message} WHERE {among} AND EXISTS (SELECT 1 FROM {reply} WHERE reply.id = message.id)",
@@ -100,6 +103,25 @@ class Messages:
         for stored in limited.values():
             outcomes.update(dict.fromkeys(self._overflow(conn, stored), AppendOutcome.FULL))
         return [outcomes[m.id] for m in messages]
+
+    def append_and_ask(
+        self, conn: Connection, message: NewMessage, nonce: str, question: tuple[str, Mapping[str, Any]]
+    ) -> bool:
+        """Store a message without a key, commit, and ask a question that is answered after the commit.
+
+        Raises:
+            ConfigurationError: As `append`.
+        """
+        asked, parameters = question
+        statements = [self._dialect.begin, self._insert_certainly, "COMMIT", asked]
+        bound = {"rows": self._dialect.rows([_row(message)]), "nonce": nonce, "shards": self._shards, **parameters}
+        try:
+            return bool(run_script(conn, statements, bound, together=True).rows[0][0])
+        except DBAPIError as exc:
+            rollback(conn)
+            if self._dialect.is_overtaken(exc):
+                self._refuse_other_shards(conn)
+            raise
 
     def _append_keyed(
         self, conn: Connection, messages: Sequence[NewMessage], parameters: dict[str, Any]

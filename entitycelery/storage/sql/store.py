@@ -92,6 +92,14 @@ class SqlStore:
             self.dialect.after_caller_commit(conn, sorted({m.shard for m in messages}))
         return outcomes
 
+    def append_and_ask(self, message: NewMessage, *, nonce: str) -> bool:
+        with self._connection("storing a message") as conn:
+            question = self._locks.question(message.shard)
+            if question is None:
+                self._messages.append(conn, [message], nonce)
+                return bool(self._locks.attended(conn, [message.shard]))
+            return self._messages.append_and_ask(conn, message, nonce, question)
+
     def attended(self, shards: Sequence[ShardId]) -> set[ShardId]:
         with self._connection("asking for attention") as conn:
             return self._locks.attended(conn, shards)

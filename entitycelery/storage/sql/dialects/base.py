@@ -44,6 +44,8 @@ class Dialect(ABC):
     """FROM and WHERE of the states `s` of one `:type` and a list of `:ids`, each found by the primary key."""
     begin_turn: str
     """Begins the transaction of a turn that wants one."""
+    insert_certainly: str = "{insert}"
+    """`{insert}`, where the driver takes several statements failing with `is_overtaken` unless it stores its row."""
     finish_batch: str | None = None
     """One statement that deletes `:rows` of messages, if their rev is as given, writes their replies and then the
     states by `{write_state}`; it fails with `is_overtaken` unless it was all of `:messages` and `:entities`."""
@@ -73,7 +75,7 @@ class Dialect(ABC):
         return msgspec.json.encode(rows).decode()
 
     def is_overtaken(self, exc: DBAPIError) -> bool:
-        """Whether `finish_batch` failed because another writer was faster with a part of the batch."""
+        """Whether `finish_batch` or `insert_certainly` failed because it could not do all that it was to do."""
         return False
 
     @abstractmethod
@@ -185,6 +187,10 @@ class Locks(ABC):
     def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None: ...
     @abstractmethod
     def forsake(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None: ...
+    def question(self, shard: ShardId) -> tuple[str, Mapping[str, Any]] | None:
+        """A statement, with its parameters, whose row says whether the shard is attended, where there is one."""
+        return None
+
     @abstractmethod
     def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]: ...
     @abstractmethod

@@ -56,6 +56,10 @@ class PostgreSQL(Dialect):
     states_of_ids = """unnest(CAST(:ids AS text[])) AS i(id) CROSS JOIN LATERAL
         (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id LIMIT 1) AS s"""
     announce = "SELECT pg_notify(c, i) FROM unnest(CAST(:channels AS text[]), CAST(:replied AS text[])) AS u(c, i)"
+    insert_certainly = """
+        WITH stored AS ({insert} RETURNING 1)
+        SELECT 1 / CASE WHEN (SELECT count(*) FROM stored) = 1 THEN 1 ELSE 0 END
+    """
     # The division fails where something is missing, so that what follows in the same round trip is not committed.
     finish_batch = """
         WITH ended AS MATERIALIZED (
@@ -288,6 +292,10 @@ class AdvisoryLocks(Locks):
         )
         rows = fetch(conn, statement, self._keys(shards))
         return {shard for shard, (_, granted) in zip(shards, rows, strict=True) if not granted}
+
+    def question(self, shard: ShardId) -> tuple[str, Mapping[str, Any]]:
+        statement = "SELECT NOT pg_try_advisory_xact_lock(%(space)s, %(number)s)"
+        return statement, {"space": self._space(shard.group), "number": shard.number}
 
     def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
         statement = "SELECT k, pg_try_advisory_lock(k) FROM unnest(%(keys)s::bigint[]) k"
