@@ -127,7 +127,10 @@ def test_killed_runner_process_is_replaced_and_the_new_one_does_its_duties(new_b
     assert bank.Journal.ref("late").stamp.options(delay_s=0.2).send(1).result(timeout_s=GENEROUS_S)
 
 
-@pytest.mark.parametrize(("broker", "pool"), [("amqp", "prefork"), ("redis", "threads"), ("folder", "prefork")])
+@pytest.mark.parametrize(
+    ("broker", "pool"),
+    [("amqp", "prefork"), ("redis", "threads"), ("amqp", "solo"), ("redis", "gevent"), ("folder", "prefork")],
+)
 def test_worker_that_is_asked_to_end_under_load_loses_nothing(new_bank: OpenBank, broker: str, pool: str) -> None:
     bank = new_bank(broker, entity_shards_per_group=8)
     worker = bank.worker(pool=pool)
