@@ -75,11 +75,11 @@ def sends() -> dict[str, Callable[[EntityCelery], Any]]:
 
 @pytest.mark.parametrize("kind", sends())
 @pytest.mark.parametrize("moment", ["before it is sent", "before it is answered"])
-@pytest.mark.parametrize("statement", [b"EXECUTE ", b"COMMIT"], ids=["insert", "commit"])
+@pytest.mark.parametrize("statement", [b"EXECUTE ", b"COMMIT\0"], ids=["insert", "commit"])
 def test_a_send_that_is_cut_off_is_stored_once(
     postgres_url: str, cluster_name: str, kind: str, moment: Moment, statement: bytes
 ) -> None:
-    if kind == "plain" and statement == b"COMMIT":
+    if kind == "plain" and statement == b"COMMIT\0":
         pytest.skip("a plain send is one statement, which commits itself")
     with proxied(postgres_url) as proxy:
         entities = make_entities(proxy.url, cluster_name, send_timeout_s=20)
@@ -105,7 +105,7 @@ def test_a_send_that_is_handled_before_its_sender_hears_of_it_is_not_stored_agai
         sender = make_entities(proxy.url, cluster_name, send_timeout_s=20)
         Account.ref("warm-up").deposit.send(1)
         drain(worker)
-        statement = b"EXECUTE " if kind == "plain" else b"COMMIT"
+        statement = b"EXECUTE " if kind == "plain" else b"COMMIT\0"
         proxy.cut_once(statement, "before it is answered", meanwhile=lambda: drain(worker))
 
         sent = sends()[kind](sender)
