@@ -191,7 +191,13 @@ class PostgreSQL(Dialect):
     @contextmanager
     def waiter(self, engine: Callable[[], Engine]) -> Iterator[ReplyWaiter]:
         with engine().connect() as conn:
-            yield ListeningWaiter(conn)
+            try:
+                waiter = ListeningWaiter(conn)
+            except StoreUnavailable:
+                # The server closed it while it lay in the pool, by a restart for example: a new one, once.
+                conn.invalidate()
+                waiter = ListeningWaiter(conn)
+            yield waiter
 
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:
         if conn.dialect.name != "postgresql":
@@ -328,9 +334,10 @@ class ListeningWaiter:
             info["channel"] = f"entity_reply_{os.urandom(8).hex()}"
             run(conn, f"LISTEN {info['channel']}")
         self.channel: str | None = info["channel"]
-        self._driver.poll()
-        self._driver.notifies.clear()
         self._next_poll_s = 0.05
+        while select.select([self._driver], [], [], 0)[0]:
+            # Old announcements; or the server's last words, behind which the end of the connection shows.
+            self.take()
 
     def fileno(self) -> int:
         return int(self._driver.fileno())
