@@ -128,7 +128,8 @@ class Dispatcher:
             self._submit(request)
         finally:
             self._submitting.now = False
-        self.dispatch()
+        if request in self._running:
+            self.dispatch()
 
     def ended(self, request: DrainRequest, *, again: bool) -> None:
         """A drain is over."""
