@@ -54,10 +54,10 @@ class Messages:
             "UNION ALL SELECT id, fingerprint, false, 0 FROM {reply} WHERE {among}",
             among=dialect.any_of("id", "ids"),
         )
-        self._count = dialect.sql(
-            "SELECT count(*) FROM {message} WHERE shard_group = :shard_group AND shard = :shard "
-            "AND lock_key = :lock_key AND type = :type AND entity_id = :entity_id"
-        )
+        # Two counts, since each of the two indexes has a part of the table.
+        of_one = "shard_group = :shard_group AND shard = :shard AND lock_key = :lock_key AND type = :type"
+        count = f"(SELECT count(*) FROM {{message}} WHERE {of_one} AND entity_id = :entity_id AND due_at IS"
+        self._count = dialect.sql(f"SELECT {count} NULL) + {count} NOT NULL)")
         self._shards_kept = dialect.sql("SELECT value FROM {meta} WHERE name = 'shards_per_group'")
         self._pending_ids = dialect.sql("SELECT id FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         shown = (

@@ -36,11 +36,14 @@ class Replies:
             among=dialect.any_of("id", "ids"),
         )
         # Replies of dead letters are spared: retrying the letter needs its key.
-        self._purge = dialect.sql(
-            "DELETE FROM {reply} WHERE id IN (SELECT id FROM {reply} "
-            "WHERE finished_at < {limit_instant} AND status <> 'dead' ORDER BY finished_at LIMIT :limit)",
+        # The limit is a subquery, so that it is known once and the index is searched by it: young replies, which are
+        # nearly all, are not looked at. Found and deleted in two statements, so that no plan joins the whole table.
+        self._old = dialect.sql(
+            "SELECT id FROM {reply} WHERE finished_at < (SELECT {limit_instant}) AND status <> 'dead' "
+            "ORDER BY finished_at LIMIT :limit",
             limit_instant=dialect.after("CAST(:age_s AS double precision)"),
         )
+        self._delete = dialect.sql("DELETE FROM {reply} WHERE {among}", among=dialect.any_of("id", "ids"))
 
     def write(self, conn: Connection, turns: Sequence[Ended]) -> None:
         """Insert the replies of pending messages; before the messages are deleted."""
@@ -61,7 +64,8 @@ class Replies:
 
     def purge(self, conn: Connection, older_than_s: float, limit: int) -> int:
         """Delete up to `limit` old replies, oldest first, by the index reply_finished."""
-        return run(conn, self._purge, {"age_s": -older_than_s, "limit": limit})
+        old = [row[0] for row in fetch(conn, self._old, {"age_s": -older_than_s, "limit": limit})]
+        return run(conn, self._delete, {"ids": self._dialect.values(old)}) if old else 0
 
 
 def failure_json(failure: Failure | None) -> str | None:

@@ -27,12 +27,12 @@ _DIVISION_BY_ZERO = "22012"
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
 
-# Drains read by index only: a plan made while a table is empty must not scan it once it is full.
+# Read by index only: a plan made while a table is empty must not scan it once it is full.
 # Dead peers are noticed within about 15 s, on this side and on the server's.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
 _SERVER_SETTINGS = {
     "client": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
-    "-c tcp_keepalives_count=3 -c statement_timeout={timeout_ms}",
+    "-c tcp_keepalives_count=3 -c statement_timeout={timeout_ms} -c enable_seqscan=off",
     "drain": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
     "-c tcp_keepalives_count=3 -c lock_timeout=1000 -c enable_seqscan=off",
     "listen": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
