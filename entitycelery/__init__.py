@@ -13,22 +13,23 @@ if TYPE_CHECKING:
     from msgspec import field
 
     from entitycelery.app import EntityCelery, EntityStatus
+    from entitycelery.calls import AsyncResult, Call, Prepared, Sent
     from entitycelery.context import Turn
     from entitycelery.entity import Entity
-    from entitycelery.handlers import AsyncResult, Call, Prepared, Sent, handler, query
+    from entitycelery.handlers import handler, query
     from entitycelery.registry import shared_entity
     from entitycelery.state import upgrade
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncResult": "entitycelery.handlers",
-    "Call": "entitycelery.handlers",
+    "AsyncResult": "entitycelery.calls",
+    "Call": "entitycelery.calls",
     "Entity": "entitycelery.entity",
     "EntityCelery": "entitycelery.app",
     "EntityStatus": "entitycelery.app",
-    "Prepared": "entitycelery.handlers",
-    "Sent": "entitycelery.handlers",
+    "Prepared": "entitycelery.calls",
+    "Sent": "entitycelery.calls",
     "Turn": "entitycelery.context",
     "field": "msgspec",
     "handler": "entitycelery.handlers",

@@ -6,34 +6,32 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_origin, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import click
 import msgspec
 from celery import Celery, current_app
 from celery.app.utils import find_app
-from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 from celery.utils.imports import symbol_by_name
 
 from entitycelery.address import Address, ShardId, parse_address
+from entitycelery.calls import Prepared, Sent
 from entitycelery.client.client import Client
 from entitycelery.entity import Entity
 from entitycelery.entity_type import EntityType, OnFailure
 from entitycelery.envelope import Envelope
 from entitycelery.exceptions import ConfigurationError
-from entitycelery.handlers import Prepared, Sent
 from entitycelery.message import PendingMessage, Reply
+from entitycelery.parts import Parts, compose
 from entitycelery.port import Port, current_port, set_default_port
 from entitycelery.ref import Ref, address_of, entity_from, kind_of
 from entitycelery.registry import Registry, register_with, shared_registry
-from entitycelery.runtime.drain import Host
-from entitycelery.settings import SETTING_NAMES, Settings, read_settings
+from entitycelery.runtime.host import Host
+from entitycelery.settings import SETTING_NAMES, Settings
 from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url, shown
-from entitycelery.transports.bell import Bell
-from entitycelery.transports.broker import BrokerRinger
 from entitycelery.transports.folder import configure as folder_settings
 
 T = TypeVar("T", bound=Entity)
@@ -42,7 +40,6 @@ E = TypeVar("E")
 log = logging.getLogger("entitycelery.app")
 
 EMBEDDED_DATABASE = ".entitycelery/store.db"
-WAKEUP_EXPIRES_INTERVALS = 3
 
 _RESULT = "entitycelery.backend:entity_result"
 _WORKER_STEPS = {
@@ -83,7 +80,7 @@ class EntityCelery:
         self._overrides: dict[str, Any] = {}
         self._ready = False
         self._mutex = threading.RLock()
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._embedded = False
         if app is not None:
             self.init_app(app)
@@ -311,7 +308,7 @@ class EntityCelery:
 
     def make_views(self) -> list[str]:
         """Make, or make anew, one SQL view per registered type; their names."""
-        views = [(kind.view_name, kind.name, _view_columns(kind)) for kind in self.types]
+        views = [(kind.view_name, kind.name, kind.view_columns) for kind in self.types]
         names = [name for name, _, _ in views]
         double = next((name for name in names if names.count(name) > 1), None)
         if double:
@@ -338,7 +335,7 @@ class EntityCelery:
         self._port()
         return self.store
 
-    def _composed(self) -> _Parts:
+    def _composed(self) -> Parts:
         parts = self._parts
         if parts is None:
             with self._mutex:
@@ -347,57 +344,14 @@ class EntityCelery:
                 parts = self._parts
         return parts
 
-    def _compose(self) -> _Parts:
-        conf: Mapping[str, Any] = self.app.conf
-        # Celery reads its configuration at first use, and only then it is known whether there is a broker.
-        conf.get("broker_url")
-        settings = read_settings(conf, os.environ, self._overrides)
-        if settings.database_url is None:
-            raise ConfigurationError(
-                "entity_database_url is not set: a broker is configured, so name the store as well, "
-                "for example postgresql://localhost/shop"
-            )
-        envelope = Envelope(settings.cluster, settings.shards_per_group, settings.mailbox_capacity)
-        store = SqlStore(
-            driver_url(settings.database_url),
-            cluster=settings.cluster,
-            shards_per_group=settings.shards_per_group,
-            connections=settings.connections,
-            timeout_s=settings.send_timeout_s,
-        )
-        expires_s = WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
-        bell = Bell(BrokerRinger(self.app, settings.cluster, expires_s), store.attended)
-        client = Client(
-            store=store,
-            settings=settings,
-            envelope=envelope,
-            bell=bell,
-            may_block=assert_will_not_block,
-            async_result=self._async_result,
-        )
-        host = Host(
-            registry=self._registry,
-            store=store,
-            settings=settings,
-            envelope=envelope,
-            bell=bell,
-            async_result=self._async_result,
-        )
-        return _Parts(settings, store, envelope, client, host)
+    def _compose(self) -> Parts:
+        return compose(self.app, self._registry, self._overrides, self._async_result)
 
     def _async_result(self, message_id: str, decode: Callable[[str], Any]) -> Any:
         return symbol_by_name(_RESULT)(self, message_id, decode)
 
     def __repr__(self) -> str:
         return f"<EntityCelery of {self._app!r}>"
-
-
-class _Parts(msgspec.Struct, frozen=True):
-    settings: Settings
-    store: SqlStore
-    envelope: Envelope
-    client: Client
-    host: Host
 
 
 def entities_of(app: Celery) -> EntityCelery:
@@ -447,19 +401,6 @@ def current_entities() -> EntityCelery:
 
 def _current_port() -> Port:
     return current_entities()._port()
-
-
-_SQL_KINDS = {int: "int", float: "float", bool: "bool", str: "text"}
-
-
-def _view_columns(kind: EntityType) -> dict[str, str]:
-    return {name: _SQL_KINDS.get(_bare(kind.model.annotations[name]), "json") for name in kind.model.fields}
-
-
-def _bare(annotation: Any) -> Any:
-    options = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
-    is_optional = get_origin(annotation) is None and len(options) == 1 and hasattr(annotation, "__or__")
-    return options[0] if is_optional else annotation
 
 
 __all__ = ["Address", "EntityCelery", "EntityStatus", "ShardId", "current_entities", "entities_of"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from entitycelery.address import valid_type_name
 from entitycelery.exceptions import ConfigurationError, UnknownOperation
@@ -14,6 +14,8 @@ from entitycelery.port import Port, current_port, default_port
 from entitycelery.state import StateModel, fields_of
 
 OnFailure = Literal["skip", "block"]
+
+_SQL_KINDS = {int: "int", float: "float", bool: "bool", str: "text"}
 
 RESERVED_NAMES = frozenset({"turn", "ref", "expect", "remind", "reply_later"})
 
@@ -86,6 +88,12 @@ class EntityType:
         """The SQL view that shows the states of this type."""
         return "state_" + re.sub(r"\W", "_", self.name).lower()
 
+    @property
+    def view_columns(self) -> dict[str, str]:
+        """The columns of that view, one for each field: int, float, bool, text, or json for all else."""
+        annotations = self.model.annotations
+        return {name: _SQL_KINDS.get(_not_none(annotations[name]), "json") for name in self.model.fields}
+
     def _collect_methods(self) -> None:
         for attribute in dir(self.cls):
             member = getattr(self.cls, attribute, None)
@@ -108,3 +116,9 @@ def _refuse_reserved_names(cls: type, type_name: str, fields: dict[str, Any]) ->
             raise ConfigurationError(
                 f"{type_name}.{name} shadows a reserved name; entities reserve {', '.join(sorted(RESERVED_NAMES))}"
             )
+
+
+def _not_none(annotation: Any) -> Any:
+    options = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
+    is_optional = get_origin(annotation) is None and len(options) == 1 and hasattr(annotation, "__or__")
+    return options[0] if is_optional else annotation

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from entitycelery.address import Address, valid_entity_id
+from entitycelery.calls import Call
 from entitycelery.entity_type import EntityType
 from entitycelery.exceptions import ConfigurationError
-from entitycelery.handlers import Call, Query
+from entitycelery.handlers import Query
 
 
 class Ref:

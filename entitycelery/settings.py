@@ -58,6 +58,11 @@ class Settings:
     connections: int = 20
     """Most database connections of one process, for each of sending, waiting and draining."""
 
+    @property
+    def wakeup_expires_s(self) -> float:
+        """How long a wake-up is good for: the sweep has rung anew by then."""
+        return 3 * self.refresh_interval_s
+
     def __post_init__(self) -> None:
         valid_cluster(self.cluster)
         if not self.shard_groups:

@@ -18,23 +18,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from entitycelery.address import Address, ShardId
 from entitycelery.context import Turn
 from entitycelery.entity_type import EntityType
-from entitycelery.envelope import Envelope
-from entitycelery.exceptions import ConfigurationError, StateConflict, TurnTimeout, UnknownEntityType
+from entitycelery.exceptions import ConfigurationError, StateConflict, TurnTimeout
 from entitycelery.message import Ended, Mail, Mailbox, StoredState
-from entitycelery.registry import Registry
 from entitycelery.runtime import turn as turns
 from entitycelery.runtime.batch import EntityRun, RunningTurn, is_asynchronous, uncommitted
-from entitycelery.runtime.event_loop import EventLoopThread
 from entitycelery.runtime.turn import Prepared, Step
-from entitycelery.runtime.watch import Watch
-from entitycelery.settings import Settings
-from entitycelery.storage.port import DrainSession, Store
-from entitycelery.transports.bell import Bell
+from entitycelery.storage.port import DrainSession
+
+if TYPE_CHECKING:
+    from entitycelery.runtime.host import Host
 
 log = logging.getLogger("entitycelery.drain")
 
@@ -48,49 +45,6 @@ class Drained(NamedTuple):
 
     turns: int
     more: bool
-
-
-class Host:
-    """What the drains of one process share."""
-
-    def __init__(
-        self,
-        *,
-        registry: Registry,
-        store: Store,
-        settings: Settings,
-        envelope: Envelope,
-        bell: Bell,
-        async_result: Callable[[str, Callable[[str], Any]], Any],
-    ) -> None:
-        self.registry = registry
-        self.store = store
-        self.settings = settings
-        self.envelope = envelope
-        self.bell = bell
-        self.async_result = async_result
-        self.loop = EventLoopThread(settings.async_concurrency)
-        self.watch = Watch()
-
-    def drain(self, *shards: ShardId, may_end_process: bool = False) -> Drained:
-        """Work off the due messages of shards of one group.
-
-        Args:
-            may_end_process: Whether a turn that cannot be interrupted may be stopped by ending this process.
-        """
-        with self.store.drain_session(*shards) as session:
-            drain = Drain(self, shards, session, may_end_process)
-            self.watch.add(drain)
-            try:
-                return drain.run()
-            finally:
-                self.watch.remove(drain)
-
-    def kind(self, name: str) -> EntityType | None:
-        try:
-            return self.registry.get(name)
-        except UnknownEntityType:
-            return None
 
 
 class Drain:

@@ -24,7 +24,6 @@ from entitycelery.worker.duties import CleanUp, CommitRelay, DueMail, Duty, Swee
 
 log = logging.getLogger("entitycelery.runner")
 
-_WAKEUP_EXPIRES_INTERVALS = 3
 _CONNECTIONS = 2
 
 
@@ -45,8 +44,7 @@ def main() -> None:
     )
     app = Celery("entitycelery.runner", set_as_current=False)
     app.conf.update(configuration["broker"])
-    expires_s = _WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
-    bell = Bell(BrokerRinger(app, settings.cluster, expires_s), store.attended)
+    bell = Bell(BrokerRinger(app, settings.cluster, settings.wakeup_expires_s), store.attended)
     duties = [
         Sweep(store, bell, settings),
         DueMail(store, bell, settings),

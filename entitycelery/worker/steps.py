@@ -10,7 +10,7 @@ import click
 from celery import bootsteps
 
 from entitycelery.address import ShardId
-from entitycelery.app import WAKEUP_EXPIRES_INTERVALS, EntityCelery, entities_of
+from entitycelery.app import EntityCelery, entities_of
 from entitycelery.exceptions import EntityError
 from entitycelery.transports.broker import shard_queue
 from entitycelery.worker.drain_task import Dispatcher, DrainTask
@@ -45,7 +45,10 @@ class RunnerStep(bootsteps.StartStopStep):
             raise SystemExit(f"entitycelery: {exc}") from exc
         w.app.register_task(DrainTask())
         # The pool is made after this step; an autoscaled one changes its size.
-        w.entity_dispatcher = Dispatcher(slots=lambda: max(1, w.pool.num_processes), may_end_process=_is_prefork(w))
+        w.entity_dispatcher = Dispatcher(
+            slots=lambda: max(1, min(w.pool.num_processes, entities.settings.connections)),
+            may_end_process=_is_prefork(w),
+        )
         w.entity_runner = RunnerProcess(entities)
         w.entity_runner.start()
 
@@ -91,10 +94,9 @@ class ShardQueuesStep(bootsteps.StartStopStep):
         if runner is None:
             return
         settings = entities_of(c.app).settings
-        expires_s = WAKEUP_EXPIRES_INTERVALS * settings.refresh_interval_s
         shards = [ShardId(group, n) for group in settings.shard_groups for n in range(settings.shards_per_group)]
         for shard in shards:
-            c.task_consumer.add_queue(shard_queue(settings.cluster, shard, expires_s))
+            c.task_consumer.add_queue(shard_queue(settings.cluster, shard, settings.wakeup_expires_s))
         c.controller.entity_dispatcher.host(shards)
         if not self._cleared:
             self._clear_left_over(c)

@@ -1,0 +1,262 @@
+"""The calls that references offer, and what becomes of them.
+
+The verb (`send`, `ask`, `asend`, `aask`, `delay`) takes the handler's arguments and nothing else; what belongs to the
+call goes to `.options(...)`. Only so can both be typed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+
+import msgspec
+
+from entitycelery.address import Address
+from entitycelery.clock import epoch_from, seconds
+from entitycelery.effects import CallOptions, Send
+from entitycelery.exceptions import ConfigurationError
+from entitycelery.operation import Operation
+from entitycelery.port import Port
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class AsyncResult(Protocol[R_co]):
+    """The part of Celery's AsyncResult that a typed caller needs; at run time it is Celery's own class."""
+
+    id: str
+
+    def get(self, timeout: float | None = None) -> R_co: ...
+    def ready(self) -> bool: ...
+    def successful(self) -> bool: ...
+    def failed(self) -> bool: ...
+
+
+class Sent(Generic[R]):
+    """A stored message whose reply can be waited for, here or from any process that knows its `id`."""
+
+    __slots__ = ("_operation", "_port", "id")
+
+    def __init__(self, message_id: str, operation: Operation, port: Port) -> None:
+        self.id = message_id
+        self._operation = operation
+        self._port = port
+
+    def result(self, *, timeout_s: float | None = None) -> R:
+        """Wait for the handler's result.
+
+        Args:
+            timeout_s: Longest wait; None means `entity_ask_timeout_s`.
+
+        Raises:
+            ReplyTimeout: Not answered yet; the message stays stored.
+            UnknownMessage, MessageExpired, MessageCancelled: There will be no result.
+            Exception: What the handler raised, as its own class where that can be imported, else HandlerFailed.
+        """
+        result: R = self._operation.decode_result(self._port.result(self.id, timeout_s))
+        return result
+
+    async def aresult(self, *, timeout_s: float | None = None) -> R:
+        """`result`, without blocking the event loop."""
+        result: R = self._operation.decode_result(await self._port.aresult(self.id, timeout_s))
+        return result
+
+    def __repr__(self) -> str:
+        return f"<Sent {self._operation.label} {self.id}>"
+
+
+class Prepared(Generic[R]):
+    """A checked call that is not sent yet: what `EntityCelery.send_many` takes."""
+
+    __slots__ = ("operation", "send")
+
+    def __init__(self, send: Send, operation: Operation) -> None:
+        self.send = send
+        self.operation = operation
+
+
+class Call(Generic[P, R]):
+    """One operation of one entity, with the options of the call."""
+
+    __slots__ = ("_address", "_capacity", "_operation", "_options", "_port")
+
+    def __init__(
+        self,
+        operation: Operation,
+        address: Address,
+        port: Callable[[], Port],
+        capacity: int | None,
+        options: CallOptions = CallOptions(),  # noqa: B008 - frozen
+    ) -> None:
+        self._operation = operation
+        self._address = address
+        self._port = port
+        self._capacity = capacity
+        self._options = options
+
+    def options(
+        self,
+        *,
+        key: str | None = None,
+        delay_s: float | timedelta | None = None,
+        deliver_at: datetime | None = None,
+        expires_s: float | timedelta | None = None,
+        timeout_s: float | timedelta | None = None,
+        connection: Any = None,
+    ) -> Call[P, R]:
+        """This call with options; those that are not given stay as they are.
+
+        Args:
+            key: Same address, operation and key is the same message: it is stored once and has one reply.
+            delay_s: Not before so many seconds after it is stored.
+            deliver_at: Not before this aware instant.
+            expires_s: Not after so many seconds after it is stored; then its reply says expired.
+            timeout_s: Longest wait of an `ask`.
+            connection: Your SQLAlchemy connection or session to the same database: the message exists if and only if
+                your transaction commits.
+        """
+        given: dict[str, Any] = {
+            "key": _key(key),
+            "delay_s": _duration("delay_s", delay_s),
+            "deliver_at": _instant("deliver_at", deliver_at),
+            "expires_s": _duration("expires_s", expires_s),
+            "timeout_s": _duration("timeout_s", timeout_s),
+            "connection": connection,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        options = msgspec.structs.replace(self._options, **chosen)
+        if options.delay_s is not None and options.deliver_at is not None:
+            raise ConfigurationError("delay_s and deliver_at exclude each other: give one")
+        return self._with(options)
+
+    def prepare(self, *args: P.args, **kwargs: P.kwargs) -> Prepared[R]:
+        """Check and encode the call for `EntityCelery.send_many`."""
+        return Prepared(self._encoded(args, kwargs), self._operation)
+
+    def send(self, *args: P.args, **kwargs: P.kwargs) -> Sent[R]:
+        """Store the message; when this returns it will be handled. Inside a turn it is part of the turn's commit.
+
+        Raises:
+            MalformedMessage: The arguments do not fit the handler.
+            KeyConflict: The key was used with other arguments.
+            MailboxFull: The entity's mailbox is at its capacity.
+            SendTimeout: It could not be stored in time; with a key it can be sent again without harm.
+        """
+        port = self._port()
+        [message_id] = port.send([self._encoded(args, kwargs)])
+        return Sent(message_id, self._operation, port)
+
+    async def asend(self, *args: P.args, **kwargs: P.kwargs) -> Sent[R]:
+        """`send`, without blocking the event loop."""
+        port = self._port()
+        [message_id] = await port.asend([self._encoded(args, kwargs)])
+        return Sent(message_id, self._operation, port)
+
+    def ask(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Send and wait for the result: `send` and `Sent.result` in one, and faster.
+
+        Raises:
+            AskRefused: Called inside a turn.
+            Exception: As `send` and `Sent.result`.
+        """
+        result: R = self._operation.decode_result(self._port().ask(self._encoded(args, kwargs)))
+        return result
+
+    async def aask(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """`ask`, without blocking the event loop."""
+        result: R = self._operation.decode_result(await self._port().aask(self._encoded(args, kwargs)))
+        return result
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`send` in Celery's spelling: returns Celery's AsyncResult."""
+        return self._delayed(self._encoded(args, kwargs))
+
+    def apply_async(
+        self,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+        *,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        expires: float | datetime | None = None,  # Celery's own name and meaning: seconds or an instant
+        task_id: str | None = None,
+        **unsupported: Any,
+    ) -> AsyncResult[R]:
+        """`delay` with Celery's options. `task_id` is a key: the same one twice is the same message.
+
+        Raises:
+            ConfigurationError: An option that has no meaning for an entity's message, such as `queue`.
+        """
+        if unsupported:
+            raise ConfigurationError(
+                "apply_async of an entity operation takes countdown, eta, expires and task_id; "
+                f"{', '.join(sorted(unsupported))} has no meaning for it"
+            )
+        call = self.options(delay_s=countdown, deliver_at=eta, expires_s=_expires_s(expires))
+        if task_id is not None:
+            call = call._with(msgspec.structs.replace(call._options, task_id=task_id))
+        return call._delayed(call._encoded(tuple(args), kwargs or {}))
+
+    def _with(self, options: CallOptions) -> Call[P, R]:
+        return Call(self._operation, self._address, self._port, self._capacity, options)
+
+    def _delayed(self, send: Send) -> AsyncResult[R]:
+        port = self._port()
+        [message_id] = port.send([send])
+        handle: AsyncResult[R] = port.async_result(message_id, self._operation.decode_result)
+        return handle
+
+    def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Send:
+        return Send(
+            address=self._address,
+            operation=self._operation.name,
+            args=self._operation.encode(args, kwargs),
+            options=self._options,
+            capacity=self._capacity,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise ConfigurationError(
+            f"{self._address}.{self._operation.name}(...) on a reference runs nothing: "
+            f"write .{self._operation.name}.send(...) or .{self._operation.name}.ask(...)"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Call {self._address} {self._operation.name}>"
+
+
+def _key(value: str | None) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"a key is a str, got {value!r}")
+    return value
+
+
+def _instant(name: str, value: datetime | None) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise ConfigurationError(f"{name} is an aware datetime, got {value!r}")
+    epoch_from(value)
+    return value
+
+
+def _duration(name: str, value: float | timedelta | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        duration_s = seconds(value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"{name} is a number of seconds or a timedelta, got {value!r}") from exc
+    if not 0 <= duration_s < 1e10:
+        raise ConfigurationError(f"{name} is a number of seconds from 0 to 10^10, got {value!r}")
+    return duration_s
+
+
+def _expires_s(expires: float | datetime | None) -> float | None:
+    if not isinstance(expires, datetime):
+        return expires
+    return max(0.0, epoch_from(expires) - time.time())
