@@ -105,8 +105,8 @@ def progress_line(progress: Progress) -> str:
     """How far it is, in less than 80 columns."""
     per_s = progress.handled / max(progress.took_s, 0.001)
     return (
-        f"  sent {progress.sent:>6,}   paid {progress.paid:>6,}   received {progress.received:>6,}   "
-        f"of {progress.of:,}   {per_s:>6,.0f} messages/s"
+        f"  sent {progress.sent:>6,}  paid {progress.paid:>6,}  received {progress.received:>6,}  "
+        f"of {progress.of:,}  {per_s:>6,.0f} messages/s"
     )
 
 

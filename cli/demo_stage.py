@@ -35,6 +35,8 @@ def environment_for(folder: Path, database_url: str | None, broker: str | None) 
         "PYTHONPATH": os.pathsep.join(filter(None, [home, kept.get("PYTHONPATH")])),
         "ENTITY_DATABASE_URL": database_url or f"sqlite:///{folder / 'store.db'}",
         "ENTITY_CLUSTER": f"demo_{uuid4().hex[:12]}",
+        # Whoever is killed leaves its temporary files behind: let them lie where they go with the run.
+        "TMPDIR": str(folder),
         **({"ENTITY_DEMO_BROKER": broker} if broker else {}),
     }
 
