@@ -1,4 +1,4 @@
-"""The bank on every store."""
+"""Puppets on every store."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from entitycelery import EntityCelery
-from tests.client.support import make_entities
+from tests.runtime.support import HOOKS, make_puppets
 
 
 @pytest.fixture
 def entities(store_url: str, cluster_name: str) -> Iterator[EntityCelery]:
-    made = make_entities(store_url, cluster_name)
+    made = make_puppets(store_url, cluster_name)
     yield made
     made.close()
 
 
-@pytest.fixture
-def on_postgres(postgres_url: str, cluster_name: str) -> Iterator[EntityCelery]:
-    made = make_entities(postgres_url, cluster_name)
-    yield made
-    made.close()
+@pytest.fixture(autouse=True)
+def no_hooks_are_left() -> Iterator[None]:
+    yield
+    HOOKS.clear()

@@ -1,0 +1,327 @@
+"""The drain: batches, order, and several drains of one shard that never do anything twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import text
+
+from entitycelery import EntityCelery
+from entitycelery.exceptions import ConfigurationError
+from tests.client.support import Account, drain
+from tests.runtime.support import HOOKS, Puppet, make_puppets
+from tests.storage.support import change, query
+
+puppet = Puppet.ref
+
+
+def version(entities: EntityCelery, name: str = "p") -> int:
+    return entities.status(puppet(name)).version
+
+
+def test_many_turns_of_one_entity_are_one_commit(store_url: str, cluster_name: str) -> None:
+    entities = make_puppets(store_url, cluster_name, batch_budget_s=60, drain_budget_s=60)
+    sent = entities.send_many([puppet("p").add.prepare(1) for _ in range(50)])
+
+    assert drain(entities) == 50
+
+    assert version(entities) == 1
+    assert [one.result(timeout_s=5) for one in sent] == list(range(1, 51))
+    entities.close()
+
+
+def test_a_commit_has_at_most_as_many_turns_as_the_setting_says(store_url: str, cluster_name: str) -> None:
+    entities = make_puppets(store_url, cluster_name, batch_size=10, batch_budget_s=60, drain_budget_s=60)
+    entities.send_many([puppet("p").add.prepare(1) for _ in range(35)])
+
+    assert drain(entities) == 35
+
+    # Each commit bumps the version once.
+    assert version(entities) == 4
+    assert entities.state(puppet("p")).count == 35
+    entities.close()
+
+
+def test_a_finished_turn_does_not_wait_longer_for_its_commit_than_the_budget(store_url: str, cluster_name: str) -> None:
+    entities = make_puppets(store_url, cluster_name, batch_budget_s=0.001)
+    HOOKS["look"] = lambda self: threading.Event().wait(0.01) or len(entities.messages())
+    entities.send_many([puppet("p").act.prepare("look") for _ in range(3)])
+
+    drain(entities)
+
+    assert version(entities) == 3
+    entities.close()
+
+
+def test_a_drain_whose_time_is_over_gives_its_slot_back_and_says_that_there_is_more(
+    store_url: str, cluster_name: str
+) -> None:
+    entities = make_puppets(store_url, cluster_name, batch_size=5, drain_budget_s=0.0001)
+    entities.send_many([puppet("p").add.prepare(1) for _ in range(20)])
+    [shard] = {message.shard for message in entities.messages()}
+
+    drained = entities.host.drain(shard)
+
+    assert (drained.turns, drained.more) == (5, True)
+    assert drain(entities) == 15
+    entities.close()
+
+
+def test_mail_that_arrives_during_a_drain_is_handled_by_it(entities: EntityCelery) -> None:
+    def send_outside() -> None:
+        puppet("p").note.send("late")
+
+    def arrive(self: Puppet) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(send_outside).result(30)
+
+    HOOKS["arrive"] = arrive
+    puppet("p").act.send("arrive")
+
+    drain(entities)
+
+    assert entities.state(puppet("p")).log == ["arrive", "late"]
+    assert entities.messages() == []
+
+
+@pytest.mark.parametrize("rounds", [1])
+def test_several_drains_of_one_shard_at_once_double_nothing_and_keep_the_order(
+    entities: EntityCelery, rounds: int
+) -> None:
+    names = [f"p{number}" for number in range(8)]
+    words = [f"{number}" for number in range(40)]
+    sent = entities.send_many([puppet(name).note.prepare(word) for word in words for name in names])
+
+    with ThreadPoolExecutor(4) as pool:
+        turns = sum(pool.map(lambda _: drain(entities), range(4)))
+    turns += drain(entities)
+
+    assert turns == len(sent)
+    for name in names:
+        assert entities.state(puppet(name)).log == words
+    assert entities.messages() == []
+
+
+def test_drains_at_once_while_mail_comes_in_double_nothing(entities: EntityCelery) -> None:
+    stop = threading.Event()
+
+    def drain_on(_: int) -> int:
+        turns = 0
+        while not stop.is_set():
+            turns += drain(entities)
+        return turns
+
+    def transfer(self: Puppet) -> None:
+        self.count -= 1
+        puppet("till").add.send(1)
+
+    HOOKS["pay"] = transfer
+    with ThreadPoolExecutor(7) as pool:
+        drains = [pool.submit(drain_on, number) for number in range(3)]
+        senders = [
+            pool.submit(lambda name: [puppet(name).act.send("pay") for _ in range(25)], f"payer{n}") for n in range(4)
+        ]
+        for sender in senders:
+            sender.result(60)
+        stop.set()
+        for one in drains:
+            one.result(60)
+    drain(entities)
+
+    assert entities.state(puppet("till")).count == 100
+    assert [entities.state(puppet(f"payer{n}")).count for n in range(4)] == [-25] * 4
+
+
+def test_a_stale_drain_loses_and_its_messages_are_handled_again(entities: EntityCelery) -> None:
+    attempts: list[str] = []
+
+    def be_overtaken(self: Puppet) -> None:
+        attempts.append("run")
+        self.count += 1
+        Account.ref("alice").deposit.send(1)
+        if len(attempts) == 1:
+            # Another writer that believed to hold the entity has committed meanwhile.
+            change(entities.store, "UPDATE {state} SET version = version + 1 WHERE entity_id = 'p'")
+
+    HOOKS["stale"] = be_overtaken
+    puppet("p").add.send(10)
+    drain(entities)
+    sent = puppet("p").act.send("stale")
+    other = puppet("other").add.send(1)
+
+    drain(entities)
+
+    assert attempts == ["run", "run"]
+    assert sent.result(timeout_s=5) is None
+    assert entities.state(puppet("p")).count == 11
+    assert entities.state(Account.ref("alice")).balance == 1
+    assert other.result(timeout_s=5) == 1
+
+
+def test_a_message_that_is_gone_when_its_turn_ends_leaves_no_trace(entities: EntityCelery) -> None:
+    def be_cancelled(self: Puppet) -> None:
+        self.count += 1
+        change(entities.store, "DELETE FROM {message} WHERE operation = 'act'")
+
+    HOOKS["gone"] = be_cancelled
+    puppet("p").act.send("gone")
+
+    drain(entities)
+
+    assert not entities.exists(puppet("p"))
+
+
+def test_async_and_other_handlers_of_one_entity_keep_its_order(entities: EntityCelery) -> None:
+    async def linger(self: Puppet) -> None:
+        await asyncio.sleep(0.001)
+
+    HOOKS["linger"] = linger
+    expected = []
+    for number in range(20):
+        puppet("p").note.send(f"{number}")
+        puppet("p").anote.send(f"async {number}")
+        puppet("p").aact.send("linger")
+        expected += [f"{number}", f"async {number}", "async linger"]
+
+    drain(entities)
+
+    assert entities.state(puppet("p")).log == expected
+
+
+def test_async_handlers_of_one_entity_keep_its_order(entities: EntityCelery) -> None:
+    for number in range(30):
+        puppet("p").anote.send(f"{number}")
+
+    drain(entities)
+
+    assert entities.state(puppet("p")).log == [f"{number}" for number in range(30)]
+
+
+def test_async_handlers_of_different_entities_run_at_the_same_time(entities: EntityCelery) -> None:
+    arrived: list[str] = []
+    everybody_is_here = asyncio.Event()
+
+    async def meet(self: Puppet) -> int:
+        arrived.append(self.turn.id)
+        if len(arrived) == 10:
+            everybody_is_here.set()
+        # Each waits for all: one after the other they would wait for ever.
+        await asyncio.wait_for(everybody_is_here.wait(), 20)
+        return len(arrived)
+
+    HOOKS["meet"] = meet
+    sent = entities.send_many([puppet(n).aact.prepare("meet") for n in range(10)])
+
+    drain(entities)
+
+    assert [one.result(timeout_s=5) for one in sent] == [10] * 10
+
+
+def test_an_async_handler_that_fails_fails_alone(entities: EntityCelery) -> None:
+    async def fail(self: Puppet) -> None:
+        self.count = 1000
+        Account.ref("alice").deposit.send(5)
+        await asyncio.sleep(0)
+        raise LookupError("async")
+
+    HOOKS["fail"] = fail
+    failed, after = puppet("p").aact.send("fail"), puppet("p").anote.send("after")
+
+    drain(entities)
+
+    with pytest.raises(LookupError, match="async"):
+        failed.result(timeout_s=5)
+    assert after.result(timeout_s=5) is None
+    assert entities.state(puppet("p")) == Puppet(log=["after"])
+    assert not entities.exists(Account.ref("alice"))
+
+
+def with_ledger(entities: EntityCelery) -> None:
+    change(entities.store, f"CREATE TABLE {entities.store.dialect.table('ledger')} (n integer)")
+
+
+def ledger(entities: EntityCelery) -> list[int]:
+    return [n for (n,) in query(entities.store, "SELECT n FROM {ledger} ORDER BY n")]
+
+
+def write(self: Puppet, entities: EntityCelery, n: int) -> None:
+    self.turn.connection.execute(text(f"INSERT INTO {entities.store.dialect.table('ledger')} VALUES ({n})"))  # noqa: S608
+
+
+def test_what_a_handler_writes_on_its_turns_connection_commits_with_the_turn(entities: EntityCelery) -> None:
+    with_ledger(entities)
+
+    def book(self: Puppet) -> None:
+        self.count += 1
+        write(self, entities, self.count)
+        Account.ref("alice").deposit.send(5)
+        assert ledger(entities) == list(range(1, self.count)), "not before the commit"
+
+    HOOKS["book"] = book
+    entities.send_many([puppet("p").act.prepare("book") for _ in range(3)])
+
+    drain(entities)
+
+    assert ledger(entities) == [1, 2, 3]
+    assert entities.state(puppet("p")).count == 3
+    assert entities.state(Account.ref("alice")).balance == 15
+
+
+def test_what_a_failed_handler_wrote_on_its_turns_connection_is_gone(entities: EntityCelery) -> None:
+    with_ledger(entities)
+
+    def book_and_fail(self: Puppet) -> None:
+        write(self, entities, 1)
+        raise LookupError
+
+    HOOKS["fail"] = book_and_fail
+    before, failed, after = puppet("p").add.send(1), puppet("p").act.send("fail"), puppet("p").add.send(1)
+
+    drain(entities)
+
+    assert ledger(entities) == []
+    assert (before.result(timeout_s=5), after.result(timeout_s=5)) == (1, 2)
+    with pytest.raises(LookupError):
+        failed.result(timeout_s=5)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_the_turns_connection_cannot_be_ended_by_the_handler(entities: EntityCelery, end: str) -> None:
+    with_ledger(entities)
+
+    def book_and_end(self: Puppet) -> None:
+        write(self, entities, 1)
+        getattr(self.turn.connection, end)()
+
+    HOOKS["end"] = book_and_end
+    sent = puppet("p").act.send("end")
+
+    drain(entities)
+
+    with pytest.raises(ConfigurationError, match=r"self\.turn\.connection is"):
+        sent.result(timeout_s=5)
+    assert ledger(entities) == []
+
+
+def test_a_stale_turn_with_a_connection_loses_and_runs_again(entities: EntityCelery) -> None:
+    with_ledger(entities)
+    runs: list[int] = []
+
+    def book(self: Puppet) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            change(entities.store, "UPDATE {state} SET version = version + 1 WHERE entity_id = 'p'")
+        write(self, entities, len(runs))
+
+    HOOKS["book"] = book
+    puppet("p").add.send(1)
+    drain(entities)
+    sent = puppet("p").act.send("book")
+
+    drain(entities)
+
+    assert sent.result(timeout_s=5) is None
+    assert ledger(entities) == [2]

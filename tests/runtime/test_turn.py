@@ -1,0 +1,300 @@
+"""A turn: its state, its reply and its mail are stored together, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from entitycelery import EntityCelery
+from entitycelery.exceptions import (
+    AskRefused,
+    ConfigurationError,
+    KeyConflict,
+    MailboxFull,
+    SerializationFailed,
+    StateConflict,
+)
+from tests.client.support import Account, InsufficientFundsError, Narrow, drain, time_passes
+from tests.runtime.support import HOOKS, PassingError, Puppet
+from tests.storage.support import query
+
+
+def puppet(name: str = "p") -> Puppet:
+    return Puppet.ref(name)
+
+
+def test_state_reply_and_mail_of_a_turn_are_stored_in_one_commit(entities: EntityCelery) -> None:
+    def send_and_look(self: Puppet) -> int:
+        self.count = 7
+        Account.ref("alice").deposit.send(5)
+        # Nothing is visible to anybody before the commit.
+        assert [str(m.address) for m in entities.messages()] == ["Puppet/p"]
+        assert not entities.exists(puppet())
+        return 1
+
+    HOOKS["go"] = send_and_look
+    sent = puppet().act.send("go")
+
+    drain(entities)
+
+    assert sent.result(timeout_s=5) == 1
+    assert entities.state(puppet()).count == 7
+    assert entities.state(Account.ref("alice")).balance == 5
+
+
+def test_a_failed_turn_drops_its_changes_and_its_mail(entities: EntityCelery) -> None:
+    def change_send_and_fail(self: Puppet) -> None:
+        self.count = 1000
+        Account.ref("alice").deposit.send(5)
+        raise InsufficientFundsError(3)
+
+    HOOKS["fail"] = change_send_and_fail
+    before, failed, after = puppet().add.send(1), puppet().act.send("fail"), puppet().add.send(1)
+
+    drain(entities)
+
+    assert (before.result(timeout_s=5), after.result(timeout_s=5)) == (1, 2)
+    with pytest.raises(InsufficientFundsError):
+        failed.result(timeout_s=5)
+    assert entities.state(puppet()) == Puppet(count=2)
+    assert not entities.exists(Account.ref("alice"))
+
+
+@pytest.mark.parametrize("exc", [SystemExit(3), MemoryError(), RecursionError("deep"), AssertionError()])
+def test_whatever_a_handler_raises_fails_its_message_alone(entities: EntityCelery, exc: BaseException) -> None:
+    def fail(self: Puppet) -> None:
+        raise exc
+
+    HOOKS["fail"] = fail
+    failed, after = puppet().act.send("fail"), puppet().add.send(1)
+
+    drain(entities)
+
+    with (
+        pytest.raises(Exception, match=type(exc).__name__) if isinstance(exc, SystemExit) else pytest.raises(type(exc))
+    ):
+        failed.result(timeout_s=5)
+    assert after.result(timeout_s=5) == 1
+
+
+def test_a_state_that_would_not_load_again_is_a_failed_reply_and_not_committed(entities: EntityCelery) -> None:
+    HOOKS["spoil"] = lambda self: setattr(self, "count", "many")
+    failed, after = puppet().act.send("spoil"), puppet().add.send(1)
+
+    drain(entities)
+
+    with pytest.raises(StateConflict, match="field 'count'"):
+        failed.result(timeout_s=5)
+    assert after.result(timeout_s=5) == 1
+
+
+@pytest.mark.parametrize("bad", [object(), float("nan"), "a\0b", "\ud800"], ids=ascii)
+def test_a_result_or_a_state_that_cannot_be_written_is_a_failed_reply(entities: EntityCelery, bad: object) -> None:
+    HOOKS["answer"] = lambda self: bad
+    HOOKS["keep"] = lambda self: setattr(self, "anything", bad)
+    answered, kept, after = puppet().act.send("answer"), puppet().act.send("keep"), puppet().add.send(1)
+
+    drain(entities)
+
+    with pytest.raises(SerializationFailed, match=r"the result of Puppet\.act"):
+        answered.result(timeout_s=5)
+    with pytest.raises(SerializationFailed, match="field 'anything' of Puppet"):
+        kept.result(timeout_s=5)
+    assert after.result(timeout_s=5) == 1
+    assert entities.state(puppet()) == Puppet(count=1)
+
+
+def test_the_turn_says_who_and_what_it_is(entities: EntityCelery) -> None:
+    seen: list[object] = []
+
+    def look(self: Puppet) -> None:
+        turn = self.turn
+        seen.extend([str(turn.address), turn.id, turn.message_id, turn.attempt, turn.sender, turn.fence])
+        if turn.id == "p":
+            puppet("other").act.send("look")
+
+    HOOKS["look"] = look
+    sent = puppet().act.send("look")
+    drain(entities)
+
+    assert seen[:5] == ["Puppet/p", "p", sent.id, 0, None]
+    assert seen[6:8] == ["Puppet/other", "other"]
+    assert seen[10] == "Puppet/p"
+
+
+def test_the_fence_grows_with_every_claim(entities: EntityCelery) -> None:
+    fences: list[int] = []
+    HOOKS["fence"] = lambda self: fences.append(self.turn.fence)
+    for _ in range(3):
+        puppet().act.send("fence")
+        drain(entities)
+
+    assert fences == sorted(set(fences))
+
+
+def test_delete_ends_the_entity_and_keeps_its_version(entities: EntityCelery) -> None:
+    HOOKS["delete"] = lambda self: self.turn.delete()
+    puppet().add.send(5)
+    drain(entities)
+    before = entities.status(puppet()).version
+
+    puppet().act.send("delete")
+    drain(entities)
+    after = entities.status(puppet())
+    assert (after.exists, after.version > before) == (False, True)
+
+    again = puppet().add.send(1)
+    drain(entities)
+    assert again.result(timeout_s=5) == 1
+    assert entities.status(puppet()).version > after.version
+
+
+def test_a_message_behind_a_delete_in_the_same_batch_finds_a_new_entity(entities: EntityCelery) -> None:
+    HOOKS["delete"] = lambda self: self.turn.delete()
+    entities.send_many([puppet().add.prepare(5), puppet().act.prepare("delete"), puppet().add.prepare(1)])
+
+    drain(entities)
+
+    assert entities.state(puppet()) == Puppet(count=1)
+
+
+def test_a_turn_that_deletes_and_fails_deletes_nothing(entities: EntityCelery) -> None:
+    def delete_and_fail(self: Puppet) -> None:
+        self.turn.delete()
+        raise PassingError
+
+    HOOKS["fail"] = delete_and_fail
+    entities.send_many([puppet().add.prepare(5), puppet().act.prepare("fail")])
+
+    drain(entities)
+
+    assert entities.state(puppet()).count == 5
+
+
+def test_ask_inside_a_turn_is_refused_with_a_sentence_that_says_what_to_do(entities: EntityCelery) -> None:
+    asks = {
+        "ask": lambda self: Account.ref("alice").deposit.ask(5),
+        "own ask": lambda self: self.add.ask(5),
+        "result": lambda self: Account.ref("alice").deposit.send(5).result(),
+    }
+    HOOKS.update(asks)
+    refused = [puppet().act.send(name) for name in asks]
+
+    drain(entities)
+
+    sentences = ["use send, and have Account/alice send its answer back", "use send", "for ever"]
+    for sent, why in zip(refused, sentences, strict=True):
+        with pytest.raises(AskRefused, match=why):
+            sent.result(timeout_s=5)
+    assert not entities.exists(Account.ref("alice"))
+
+
+def test_sends_inside_a_turn_take_keys_delays_and_many_at_once(entities: EntityCelery) -> None:
+    def send(self: Puppet) -> None:
+        for _ in range(2):
+            Account.ref("keyed").deposit.options(key="once").send(5)
+        Account.ref("delayed").deposit.options(delay_s=60).send(5)
+        entities.send_many([Account.ref("many").note.prepare(word) for word in "abc"])
+        self.add.send(10)
+        Account.ref("celery").deposit.delay(5)
+
+    HOOKS["send"] = send
+    for _ in range(2):
+        puppet().act.send("send")
+        drain(entities)
+
+    assert entities.state(Account.ref("keyed")).balance == 5
+    assert not entities.exists(Account.ref("delayed"))
+    assert entities.state(Account.ref("many")).log == ["a", "b", "c"] * 2
+    assert entities.state(puppet()).count == 20
+    assert entities.state(Account.ref("celery")).balance == 10
+    time_passes(entities, 61)
+    drain(entities)
+    assert entities.state(Account.ref("delayed")).balance == 10
+
+
+def test_a_send_inside_a_turn_is_never_on_another_connection(entities: EntityCelery) -> None:
+    HOOKS["send"] = lambda self: Account.ref("alice").deposit.options(connection="mine").send(5)
+    sent = puppet().act.send("send")
+
+    drain(entities)
+
+    with pytest.raises(ConfigurationError, match=r"part of the turn's commit: leave options\(connection"):
+        sent.result(timeout_s=5)
+
+
+def test_handlers_call_each_other_directly_in_a_turn(entities: EntityCelery) -> None:
+    HOOKS["call"] = lambda self: self.add(5) + self.add(5)
+    sent = puppet().act.send("call")
+
+    drain(entities)
+
+    assert sent.result(timeout_s=5) == 15
+    assert entities.state(puppet()).count == 10
+
+
+def test_nothing_can_be_sent_when_the_turn_is_over(entities: EntityCelery) -> None:
+    kept: list[Puppet] = []
+    HOOKS["keep"] = lambda self: kept.append(self)
+    puppet().act.send("keep")
+    drain(entities)
+
+    with pytest.raises(ConfigurationError, match="is over: nothing more can be part of it"):
+        kept[0].add.send(5)
+
+
+def test_refused_mail_fails_its_turn_and_the_turns_behind_it_run_again(entities: EntityCelery) -> None:
+    Account.ref("alice").deposit.options(key="taken").send(1)
+    drain(entities)
+
+    def conflict(self: Puppet) -> None:
+        self.count += 100
+        Account.ref("alice").deposit.options(key="taken").send(2)
+
+    def overflow(self: Puppet) -> None:
+        self.count += 100
+        for _ in range(3):
+            Narrow.ref("n").add.send()
+
+    HOOKS.update(conflict=conflict, overflow=overflow)
+    names = ["conflict", "overflow"]
+    sent = entities.send_many(
+        [puppet().add.prepare(1), *(puppet().act.prepare(name) for name in names), puppet().add.prepare(1)]
+    )
+
+    drain(entities)
+
+    assert sent[0].result(timeout_s=5) == 1
+    with pytest.raises(KeyConflict, match="the turn's message to Account/alice deposit has a key"):
+        sent[1].result(timeout_s=5)
+    with pytest.raises(MailboxFull, match="the turn's message to Narrow/n add found the mailbox full"):
+        sent[2].result(timeout_s=5)
+    assert sent[3].result(timeout_s=5) == 2
+    assert entities.state(puppet()) == Puppet(count=2)
+    assert not entities.exists(Narrow.ref("n"))
+
+
+def test_private_attributes_do_not_outlive_their_turn(entities: EntityCelery) -> None:
+    HOOKS["cache"] = lambda self: (getattr(self, "_cache", None), setattr(self, "_cache", 5))[0]
+    first, second = puppet().act.send("cache"), puppet().act.send("cache")
+
+    drain(entities)
+
+    assert (first.result(timeout_s=5), second.result(timeout_s=5)) == (None, None)
+
+
+def test_a_view_per_type_is_readable_by_sql(entities: EntityCelery) -> None:
+    Account.ref("alice").deposit.send(5)
+    Account.ref("alice").note.send("hello")
+    Account.ref("bob").deposit.send(7)
+    Account.ref("gone").close.send()
+    puppet().add.send(1)
+    drain(entities)
+
+    assert {"state_account", "state_puppet", "state_narrow"} <= set(entities.make_views())
+    entities.make_views()
+
+    rows = query(entities.store, "SELECT entity_id, balance + 1 FROM {state_account} ORDER BY entity_id")
+    assert rows == [("alice", 6), ("bob", 8)]
+    assert query(entities.store, "SELECT count FROM {state_puppet}") == [(1,)]
+    [(log,)] = query(entities.store, "SELECT log FROM {state_account} WHERE entity_id = 'alice'")
+    assert log in (["hello"], '["hello"]')
