@@ -15,11 +15,12 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
+import redis
 from kombu import Connection
 
 from tests.celery.workers import Worker
 from tests.conftest import url_or_skip
-from tests.services import Services, fresh_postgres_database
+from tests.services import REDIS_MARKER, Services, fresh_postgres_database
 
 BROKERS = ("amqp", "redis", "folder")
 POOLS = ("prefork", "threads", "solo", "gevent")
@@ -113,11 +114,19 @@ def open_bank(
             settings["entity_database_url"] = stack.enter_context(fresh_postgres_database(server))
         if broker != "folder":
             settings["broker_url"] = url_or_skip(getattr(services, broker)())
+        if broker == "redis":
+            _mark_as_ours(settings["broker_url"])
         if broker == "amqp":
             stack.callback(_delete_queues, settings["broker_url"], cluster, {**settings, **conf})
         bank = Bank(folder, {**settings, **conf})
         stack.callback(bank.close)
         yield bank
+
+
+def _mark_as_ours(url: str) -> None:
+    # A run that is killed leaves its keys: without the mark no later run would dare to empty the database.
+    with redis.Redis.from_url(url) as database:
+        database.set(REDIS_MARKER, os.getpid())
 
 
 def _delete_queues(url: str, cluster: str, conf: Mapping[str, Any]) -> None:
