@@ -48,11 +48,12 @@ def test_a_commit_has_at_most_as_many_turns_as_the_setting_says(store_url: str, 
 def test_a_finished_turn_does_not_wait_longer_for_its_commit_than_the_budget(store_url: str, cluster_name: str) -> None:
     entities = make_puppets(store_url, cluster_name, batch_budget_s=0.001)
     HOOKS["look"] = lambda self: threading.Event().wait(0.01) or len(entities.messages())
-    entities.send_many([puppet("p").act.prepare("look") for _ in range(3)])
+    entities.send_many([puppet("p").act.prepare("look") for _ in range(10)])
 
     drain(entities)
 
-    assert version(entities) == 3
+    # Looked at whenever a turn ends: the one that ends when the budget is over is part of that commit.
+    assert version(entities) >= 5
     entities.close()
 
 
@@ -87,10 +88,7 @@ def test_mail_that_arrives_during_a_drain_is_handled_by_it(entities: EntityCeler
     assert entities.messages() == []
 
 
-@pytest.mark.parametrize("rounds", [1])
-def test_several_drains_of_one_shard_at_once_double_nothing_and_keep_the_order(
-    entities: EntityCelery, rounds: int
-) -> None:
+def test_several_drains_of_one_shard_at_once_double_nothing_and_keep_the_order(entities: EntityCelery) -> None:
     names = [f"p{number}" for number in range(8)]
     words = [f"{number}" for number in range(40)]
     sent = entities.send_many([puppet(name).note.prepare(word) for word in words for name in names])
