@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,6 +20,12 @@ class Process(NamedTuple):
     parent: int
     group: int
     has_ended: bool
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL to every process of the group that this process leads, at the same moment."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
 
 
 def tree_of(pid: int) -> set[int]:

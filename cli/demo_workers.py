@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .demo_processes import living, tree_of
+from .demo_processes import kill_group, living, tree_of
 from .exits import FAILED, CommandFailed
 
 _READY_WITHIN_S = 60.0
@@ -79,8 +76,7 @@ class Worker:
         return "\n".join([f"--- {self.name}: end of its log", *lines])
 
     def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_group(self._process.pid)
         self._process.wait()
 
 
