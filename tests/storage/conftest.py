@@ -28,10 +28,22 @@ END $$;
 """
 
 
+def execute(url: str, statement: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    connection.cursor().execute(statement)
+    connection.close()
+
+
 @pytest.fixture(scope="session")
 def storage_database(services: Services) -> Iterator[str]:
     """The PostgreSQL database of this folder's tests."""
     with fresh_postgres_database(url_or_skip(services.postgres())) as url:
+        # No test here crashes the server, and waiting for its disk is most of what they would do.
+        execute(
+            url,
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = off', current_database()); END $$",
+        )
         yield url
 
 
@@ -39,10 +51,7 @@ def storage_database(services: Services) -> Iterator[str]:
 def postgres_url(storage_database: str) -> Iterator[str]:
     """An empty PostgreSQL database."""
     yield storage_database
-    connection = psycopg2.connect(storage_database)
-    connection.autocommit = True
-    connection.cursor().execute(_EMPTY)
-    connection.close()
+    execute(storage_database, _EMPTY)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])

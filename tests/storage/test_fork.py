@@ -74,8 +74,8 @@ def use(store: SqlStore, name: str) -> None:
     with store.waiter() as waiter:
         sent = message(name, reply_to=waiter.channel)
         append(store, sent)
-        eventually(lambda: handle_all(store) or sent.id in store.replies([sent.id]))
-        assert sent.id in store.replies([sent.id])
+        # Others drain the same shard: whoever gets it first.
+        eventually(lambda: [handle_all(store), store.replies([sent.id])][1])
     assert store.state(sent.address).version == 1
 
 

@@ -18,6 +18,7 @@ from celery import Celery
 
 from entitycelery import Entity, EntityCelery, handler
 from entitycelery.address import ShardId
+from entitycelery.message import NewMessage
 from entitycelery.runtime import drain as drain_module
 from entitycelery.runtime.drain import Drain
 from entitycelery.storage.sql.session import SqlDrainSession
@@ -224,7 +225,12 @@ def test_leaving_wakeups_out_because_older_mail_is_pending_would_hold_mail_back(
     def older_is_pending(shards: Sequence[ShardId]) -> set[ShardId]:
         return set(shards) if len(town.store.pending(None, SHARD, 2)) > 1 else set()
 
+    def append_and_ask(message: NewMessage, *, nonce: str) -> bool:
+        town.store.append([message], nonce=nonce)
+        return bool(older_is_pending([message.shard]))
+
     town.bell._attended = older_is_pending
+    town.store.append_and_ask = append_and_ask  # type: ignore[method-assign]
 
     assert mail_behind_a_long_turn(town) == []
 
