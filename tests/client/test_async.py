@@ -26,6 +26,27 @@ def test_a_waiting_ask_leaves_the_loop_free(entities: EntityCelery) -> None:
     assert asyncio.run(asyncio.wait_for(ask_while_draining(), 60)) == 5
 
 
+def test_a_send_that_has_to_wait_leaves_the_loop_free(
+    on_postgres: EntityCelery, postgres_url: str, cluster_name: str
+) -> None:
+    blocker = psycopg2.connect(postgres_url)
+    with blocker.cursor() as cursor:
+        cursor.execute(f"LOCK TABLE entity_{cluster_name}.message IN ACCESS EXCLUSIVE MODE")
+
+    async def send_twice() -> None:
+        asked = asyncio.create_task(Account.ref("alice").deposit.options(timeout_s=0.05).aask(5))
+        sent = asyncio.create_task(Account.ref("alice").deposit.asend(5))
+        assert await asyncio.wait({asked, sent}, timeout=0.3) == (set(), {asked, sent})
+        # Only this loop lets them go on.
+        blocker.rollback()
+        assert (await sent).id
+        with pytest.raises(ReplyTimeout):
+            await asked
+
+    asyncio.run(send_twice())
+    blocker.close()
+
+
 def test_asend_and_aresult(entities: EntityCelery) -> None:
     async def both() -> tuple[int, int]:
         sent = await Account.ref("alice").deposit.asend(5)

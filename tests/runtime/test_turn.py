@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from entitycelery import EntityCelery
@@ -14,7 +16,7 @@ from entitycelery.exceptions import (
     StateConflict,
 )
 from tests.client.support import Account, InsufficientFundsError, Narrow, drain, time_passes
-from tests.runtime.support import HOOKS, PassingError, Puppet
+from tests.runtime.support import HOOKS, PassingError, Puppet, make_puppets
 from tests.storage.support import query
 
 
@@ -271,6 +273,23 @@ def test_refused_mail_fails_its_turn_and_the_turns_behind_it_run_again(entities:
     assert sent[3].result(timeout_s=5) == 2
     assert entities.state(puppet()) == Puppet(count=2)
     assert not entities.exists(Narrow.ref("n"))
+
+
+def test_turns_that_run_again_behind_refused_mail_keep_their_order(store_url: str, cluster_name: str) -> None:
+    entities = make_puppets(store_url, cluster_name, batch_budget_s=0.02)
+    Account.ref("alice").deposit.options(key="taken").send(1)
+    drain(entities)
+    HOOKS["conflict"] = lambda self: Account.ref("alice").deposit.options(key="taken").send(2)
+    # Longer than the budget: the commit comes after this turn, with mail of the entity left to run.
+    HOOKS["slow"] = lambda self: threading.Event().wait(0.03)
+    entities.send_many(
+        [puppet().act.prepare("conflict"), puppet().act.prepare("slow"), *(puppet().note.prepare(w) for w in "abc")]
+    )
+
+    drain(entities)
+
+    assert entities.state(puppet()).log == ["slow", "a", "b", "c"]
+    entities.close()
 
 
 def test_private_attributes_do_not_outlive_their_turn(entities: EntityCelery) -> None:
