@@ -7,6 +7,7 @@ server of our own. Does not decide what a missing server means for a test (see c
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ LOCAL_AMQP = "amqp://guest:guest@127.0.0.1:5672//"
 REDIS_DATABASES = range(9, 16)
 REDIS_OWNER_TTL_S = 3600
 REDIS_MARKER = "entitycelery:tests"
+_KOMBU_KEYS = {b"_kombu.binding_deadlines", b"_kombu.binding.celery.pidbox"}
+_OUR_QUEUE = re.compile(rb"\bt_[0-9a-f]{10}\b")
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Services:
         self._close.append(lambda: server.delete(owner))
         database = redis.Redis.from_url(f"{LOCAL_REDIS}/{number}")
         # Without our marker the data is somebody else's: never flush it.
-        ours = not database.dbsize() or bool(database.exists(REDIS_MARKER))
+        ours = bool(database.exists(REDIS_MARKER)) or all(map(_is_left_over, database.scan_iter()))
         if ours:
             self._close.append(database.flushdb)
         return ours
@@ -134,6 +137,11 @@ def fresh_postgres_database(server_url: str) -> Iterator[str]:
         yield urlunsplit(parts._replace(path=f"/{name}"))
     finally:
         _execute(server_url, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def _is_left_over(key: bytes) -> bool:
+    """Whether a worker that outlived its test wrote this key after the database was flushed."""
+    return key in _KOMBU_KEYS or bool(_OUR_QUEUE.search(key))
 
 
 def flush_redis_database(url: str) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from contextlib import ExitStack
 
+from entitycelery.exceptions import StoreUnavailable
 from entitycelery.message import Reply
 from entitycelery.storage.port import ReplyWaiter, Store
+
+log = logging.getLogger("entitycelery.replies")
 
 _FIRST_POLL_S = 0.005
 _LONGEST_POLL_S = {True: 1.0, False: 0.1}
@@ -45,6 +49,8 @@ class _Watcher:
         self._waiting: dict[str, list[asyncio.Future[Reply]]] = {}
         self._listening = ExitStack()
         self._waiter: ReplyWaiter | None = None
+        # Kept, since a connection that is lost does not tell it any more.
+        self._fileno: int | None = None
         self._announced = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
@@ -53,9 +59,9 @@ class _Watcher:
         async with self._starting:
             if self._waiter is None:
                 self._waiter = await asyncio.to_thread(self._listening.enter_context, self._store.waiter())
-                fileno = self._waiter.fileno()
-                if fileno is not None:
-                    self._loop.add_reader(fileno, self._on_announcement)
+                self._fileno = self._waiter.fileno()
+                if self._fileno is not None:
+                    self._loop.add_reader(self._fileno, self._on_announcement)
         return self._waiter.channel
 
     async def wait(self, message_id: str, timeout_s: float) -> Reply | None:
@@ -76,15 +82,25 @@ class _Watcher:
                 self._waiting.pop(message_id, None)
 
     def _on_announcement(self) -> None:
-        if self._waiter is not None:
-            self._waiter.take()
+        try:
+            if self._waiter is not None:
+                self._waiter.take()
+        except StoreUnavailable as exc:
+            # Looking now and then goes on; the next ask listens anew.
+            log.warning("no announcements of replies for now: %s", exc)
+            self._stop_listening()
         self._announced.set()
 
     async def _watch(self) -> None:
         pause_s = _FIRST_POLL_S
         while self._waiting:
             self._announced.clear()
-            for message_id, reply in (await asyncio.to_thread(self._store.replies, list(self._waiting))).items():
+            try:
+                found = await asyncio.to_thread(self._store.replies, list(self._waiting))
+            except StoreUnavailable as exc:
+                log.warning("could not look for replies, looking again: %s", exc)
+                found = {}
+            for message_id, reply in found.items():
                 for future in self._waiting.pop(message_id, []):
                     if not future.done():
                         future.set_result(reply)
@@ -99,9 +115,8 @@ class _Watcher:
         return self._waiter is not None and self._waiter.channel is not None
 
     def _stop_listening(self) -> None:
-        if self._waiter is not None:
-            fileno = self._waiter.fileno()
-            if fileno is not None:
-                self._loop.remove_reader(fileno)
+        if self._fileno is not None:
+            self._loop.remove_reader(self._fileno)
+        self._fileno = None
         self._waiter = None
         self._listening.close()

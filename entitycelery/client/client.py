@@ -25,8 +25,11 @@ from entitycelery.exceptions import (
 from entitycelery.failures import result_of
 from entitycelery.message import AppendOutcome, NewMessage, Reply, StoredState
 from entitycelery.settings import Settings
+from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import ReplyWaiter, Store
 from entitycelery.transports.bell import Bell
+
+_LOOK_AGAIN_S = 0.2
 
 
 class Client:
@@ -172,12 +175,19 @@ class Client:
         deadline = Deadline(timeout_s)
         reply = self.reply_now(message_id) if look_first else None
         while reply is None:
-            waiter.wait(deadline.left_s())
-            reply = self._store.replies([message_id]).get(message_id)
-            if reply is None and deadline.passed:
-                reply = self.reply_now(message_id)
-                if reply is None:
-                    raise _not_yet(message_id, timeout_s)
+            try:
+                waiter.wait(deadline.left_s())
+                reply = self._store.replies([message_id]).get(message_id)
+                if reply is None and deadline.passed:
+                    reply = self.reply_now(message_id)
+                    if reply is None:
+                        raise _not_yet(message_id, timeout_s)
+            except StoreUnavailable:
+                # The message is stored; the database may be back before the caller's patience is over.
+                if deadline.passed:
+                    raise
+                waiter = PollingWaiter(_LOOK_AGAIN_S, _LOOK_AGAIN_S)
+                waiter.wait(deadline.left_s())
         return reply
 
     async def _areply(self, message_id: str, timeout_s: float) -> Reply:

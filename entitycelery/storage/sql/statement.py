@@ -78,11 +78,13 @@ def _execute(conn: Connection, statement: str, params: Mapping[str, Any] | None)
 
 
 def _wrapped(conn: Connection, statement: str, exc: Any) -> BaseException:
-    """The driver's error as SQLAlchemy's; a connection that is lost is thrown away."""
+    """The driver's error as SQLAlchemy's; connections that are lost are thrown away."""
     dbapi = conn.dialect.loaded_dbapi
     is_lost = conn.dialect.is_disconnect(exc, conn.connection, None)
     if is_lost:
         conn.invalidate(exc)
+        # Where one is lost the idle ones are as well; each would fail whoever takes it.
+        conn.engine.dispose()
     error: BaseException = DBAPIError.instance(
         statement, None, exc, dbapi.Error, connection_invalidated=is_lost, dialect=conn.dialect, hide_parameters=True
     )

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from entitycelery.address import Address, ShardId, lock_key
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import AppendOutcome, NewMessage, PendingMessage, Reply, StoredState
+from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import MailboxStatus, ReplyWaiter, ShardMail
 from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.dialects.base import Dialect, Role
@@ -26,7 +27,6 @@ from entitycelery.storage.sql.dialects.sqlite import SQLite
 from entitycelery.storage.sql.mailbox import InFlight, Mailboxes
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.migration import Schema
-from entitycelery.storage.sql.polling import PollingWaiter
 from entitycelery.storage.sql.reply import Replies
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.state import NEVER_STORED, States

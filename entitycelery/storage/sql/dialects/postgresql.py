@@ -328,6 +328,7 @@ class ListeningWaiter:
 
     def __init__(self, conn: Connection) -> None:
         driver: Any = conn.connection.driver_connection
+        self._conn = conn
         self._driver = driver
         info = conn.connection.info
         if "channel" not in info:
@@ -347,7 +348,8 @@ class ListeningWaiter:
         try:
             self._driver.poll()
         except psycopg2.Error as exc:
-            raise StoreUnavailable(f"waiting for a reply: {exc}") from exc
+            self._conn.invalidate()
+            raise StoreUnavailable(f"waiting for a reply: {str(exc).strip().partition(chr(10))[0]}") from exc
         ids = [notify.payload for notify in self._driver.notifies]
         self._driver.notifies.clear()
         return ids

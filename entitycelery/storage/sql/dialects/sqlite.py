@@ -23,10 +23,10 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
+from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
 from entitycelery.storage.sql.dialects.patience import PatientConnection
-from entitycelery.storage.sql.polling import PollingWaiter
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _STEPS_BETWEEN_LOOKS = 50_000
