@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from entitycelery.message import Status
+from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import ReplyWaiter
-from entitycelery.storage.sql.polling import PollingWaiter
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.interleave import Party
 from tests.storage.support import (
