@@ -279,15 +279,21 @@ def test_turns_that_run_again_behind_refused_mail_keep_their_order(store_url: st
     entities = make_puppets(store_url, cluster_name, batch_budget_s=0.02)
     Account.ref("alice").deposit.options(key="taken").send(1)
     drain(entities)
-    HOOKS["conflict"] = lambda self: Account.ref("alice").deposit.options(key="taken").send(2)
+
+    def conflict(self: Puppet) -> None:
+        Account.ref("alice").deposit.options(key="taken").send(2)
+
+    HOOKS["conflict"] = conflict
     # Longer than the budget: the commit comes after this turn, with mail of the entity left to run.
     HOOKS["slow"] = lambda self: threading.Event().wait(0.03)
-    entities.send_many(
+    refused, *_ = entities.send_many(
         [puppet().act.prepare("conflict"), puppet().act.prepare("slow"), *(puppet().note.prepare(w) for w in "abc")]
     )
 
     drain(entities)
 
+    with pytest.raises(KeyConflict):
+        refused.result(timeout_s=5)
     assert entities.state(puppet()).log == ["slow", "a", "b", "c"]
     entities.close()
 
