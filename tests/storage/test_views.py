@@ -149,6 +149,16 @@ def test_fields_may_be_called_like_columns_of_the_table(entities: EntityCelery) 
         assert [tuple(row) for row in conn.exec_driver_sql(str(named))] == [(7, "open", "big", "ann")]
 
 
+def test_a_field_called_like_a_column_of_every_view_stands_beside_it(durable: SqlStore) -> None:
+    fields = {"version": "text", "entity_id": "int", "updated_at": "text"}
+    durable.make_views([("state_release", "Release", fields)])
+
+    store_state(durable, "r", '{"version": "2.0", "entity_id": 7, "updated_at": "now"}', type_name="Release")
+
+    rows = query(durable, "SELECT entity_id, version, entity_id_, version_, updated_at_ FROM {state_release}")
+    assert rows == [("r", 1, 7, "2.0", "now")]
+
+
 def test_two_types_that_would_share_a_view_are_told(entities: EntityCelery) -> None:
     entities.register(name="shop.Account")(type("A", (Entity,), {"__module__": __name__}))
     entities.register(name="shop_account")(type("B", (Entity,), {"__module__": __name__}))

@@ -18,6 +18,7 @@ from entitycelery.storage.sql.statement import Statement
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _TABLE = re.compile(r"\{(\w+)\}")
+_COLUMNS_OF_VIEWS = frozenset({"entity_id", "version", "updated_at"})
 
 Role = Literal["client", "drain", "listen"]
 
@@ -201,6 +202,11 @@ class Locks(ABC):
     def release_all(self, conn: Connection, token: str) -> None: ...
     @abstractmethod
     def is_claimed(self, conn: Connection, key: int) -> bool: ...
+
+
+def column_of(field: str) -> str:
+    """The column of a state field in a view; a name that every view has gets a `_` behind it."""
+    return f"{field}_" if field in _COLUMNS_OF_VIEWS else field
 
 
 def parameters_of(statement: str) -> list[str]:

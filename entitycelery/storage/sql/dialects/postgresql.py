@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
 from entitycelery.storage.port import ReplyWaiter
-from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, parameters_of, parameters_replaced
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, column_of, parameters_of, parameters_replaced
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _DIVISION_BY_ZERO = "22012"
@@ -261,11 +261,11 @@ def _shard(written: str) -> ShardId:
 
 
 def _view_column(field: str, kind: str) -> str:
-    literal = field.replace("'", "''")
+    literal, column = field.replace("'", "''"), column_of(field)
     if kind == "json":
-        return f"state -> '{literal}' AS \"{field}\""
+        return f"state -> '{literal}' AS \"{column}\""
     value = f"state ->> '{literal}'"
-    return f'CAST({value} AS {_CASTS[kind]}) AS "{field}"' if kind in _CASTS else f'{value} AS "{field}"'
+    return f'CAST({value} AS {_CASTS[kind]}) AS "{column}"' if kind in _CASTS else f'{value} AS "{column}"'
 
 
 class AdvisoryLocks(Locks):

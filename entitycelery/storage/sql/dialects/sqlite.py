@@ -25,7 +25,7 @@ from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import ReplyWaiter
-from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, column_of
 from entitycelery.storage.sql.dialects.patience import PatientConnection
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
@@ -181,7 +181,7 @@ class SQLite(Dialect):
             yield conn
 
     def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
-        selected = "".join(f', json_extract(state, \'$."{field}"\') AS "{field}"' for field in columns)
+        selected = "".join(f', json_extract(state, \'$."{field}"\') AS "{column_of(field)}"' for field in columns)
         literal = type_name.replace("'", "''")
         return [
             f"DROP VIEW IF EXISTS {name}",
