@@ -160,7 +160,7 @@ class EntityCelery:
 
         Args:
             name: Its name on the wire, if not the class's.
-            aliases: Names that it had before.
+            aliases: Other names in addresses: they mean the entity of the type's own name.
             state_version: Raise it together with an `@upgrade(from_version=...)`.
             on_failure: What a message that waits for a retry does to those behind it: `skip` lets them pass,
                 `block` holds them back.

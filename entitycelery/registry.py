@@ -56,6 +56,10 @@ class Registry:
             raise UnknownEntityType(f"no entity type {name!r} is registered with this app; it knows: {known}")
         return kind
 
+    def aliases(self) -> dict[str, str]:
+        """The types' own names by alias."""
+        return {alias: kind.name for kind in self for alias in kind.aliases}
+
     def __iter__(self) -> Iterator[EntityType]:
         seen: dict[str, EntityType] = {}
         for registry in (self._base, self):

@@ -46,7 +46,7 @@ class Host:
         Args:
             may_end_process: Whether a turn that cannot be interrupted may be stopped by ending this process.
         """
-        with self.store.drain_session(*shards) as session:
+        with self.store.drain_session(*shards, names=self.registry.aliases()) as session:
             drain = Drain(self, shards, session, may_end_process)
             self.watch.add(drain)
             try:

@@ -5,8 +5,9 @@ Safety comes from here alone: unique keys, claims, versions and pending checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +24,8 @@ from entitycelery.message import (
     Reply,
     StoredState,
 )
+
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 
 class MailboxStatus(msgspec.Struct, frozen=True):
@@ -109,8 +112,13 @@ class Store(Protocol):
     def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
         """Pending messages, oldest first."""
 
-    def drain_session(self, *shards: ShardId) -> AbstractContextManager[DrainSession]:
-        """A session of one drain over shards of one group. On every way out its claims are released."""
+    def drain_session(
+        self, *shards: ShardId, names: Mapping[str, str] = NO_ALIASES
+    ) -> AbstractContextManager[DrainSession]:
+        """A session of one drain over shards of one group. On every way out its claims are released.
+
+        `names` are the entity types' own names by alias: mail to an alias is mail to the entity of the own name.
+        """
 
     def waiting_shards(self, groups: Sequence[str], shards_per_group: int, *, delayed: bool) -> list[ShardMail]:
         """Every shard that has runnable mail: ready mail, or delayed mail that has become due."""

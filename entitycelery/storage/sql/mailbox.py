@@ -7,7 +7,7 @@ relies on the index message_ready, delayed mail and retries on message_due; read
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -108,14 +108,14 @@ class Mailboxes:
         seen = Counter((one.shard, one.delayed) for one in mail)
         return Candidates(mail, all(count < per_shard for count in seen.values()))
 
-    def read(self, conn: Connection, token: str, ids: Collection[str]) -> ClaimedMail:
+    def read(self, conn: Connection, token: str, ids: Collection[str], names: Mapping[str, str]) -> ClaimedMail:
         """Those messages that are still runnable, in order of `seq`; their entities are claimed."""
         for statement in self._dialect.draw_fence:
             run(conn, statement)
         rows = fetch(conn, self._read, {"token": token, "ids": self._dialect.values(ids)})
         if not rows:
             return ClaimedMail([], 0, False)
-        mail = [(row[12], _mail(row)) for row in sorted(rows, key=lambda row: row[2])]
+        mail = [(row[12], _mail(row, names)) for row in sorted(rows, key=lambda row: row[2])]
         return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13]))
 
     def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
@@ -197,8 +197,8 @@ def _share(limit: int, shards: int) -> int:
     return max(20, _LOOK_AHEAD * limit // shards)
 
 
-def _mail(row: Sequence[Any]) -> Mail:
-    address = Address(row[3], row[4])
+def _mail(row: Sequence[Any], names: Mapping[str, str]) -> Mail:
+    address = Address(names.get(row[3], row[3]), row[4])
     message_id, rev, seq = row[:3]
     operation, args, attempt, crashes, sender, reply_to, expired = row[5:12]
     return Mail(message_id, rev, seq, address, operation, args, attempt, crashes, sender, reply_to, bool(expired))

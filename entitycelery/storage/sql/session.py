@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
@@ -42,6 +42,7 @@ class SqlDrainSession:
         dialect: Dialect,
         locks: Locks,
         shards: Sequence[ShardId],
+        names: Mapping[str, str],
         mailboxes: Mailboxes,
         states: States,
         in_flight: InFlight,
@@ -52,6 +53,7 @@ class SqlDrainSession:
         self._dialect = dialect
         self._locks = locks
         self._shards = shards
+        self._names = names
         self._busy = shards
         self._seen: list[Candidate] = []
         self._unhandled: set[str] = set()
@@ -91,7 +93,7 @@ class SqlDrainSession:
         if not keys:
             return [], False
         # Read in a second statement: the first one's snapshot is older than the locks.
-        read = self._mailboxes.read(conn, self._token, ids)
+        read = self._mailboxes.read(conn, self._token, ids, self._names)
         mail, solo = self._runnable(conn, read)
         if len(mail) < len(ids):
             self._seen = []
@@ -170,7 +172,9 @@ class SqlDrainSession:
                 held.add(mail.address)
                 continue
             clean.append((key, mail))
-        return clean, False
+        # Mail to an alias has a lock of its own: it waits until the entity's other mail is done.
+        keys: dict[Address, int] = {}
+        return [(key, mail) for key, mail in clean if keys.setdefault(mail.address, key) == key], False
 
     def _count_crash(self, conn: Connection, suspects: set[str]) -> None:
         if self._in_transaction(conn):

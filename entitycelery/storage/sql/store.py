@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from entitycelery.address import Address, ShardId, lock_key
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import AppendOutcome, NewMessage, PendingMessage, Reply, StoredState
 from entitycelery.storage.polling import PollingWaiter
-from entitycelery.storage.port import MailboxStatus, ReplyWaiter, ShardMail
+from entitycelery.storage.port import NO_ALIASES, MailboxStatus, ReplyWaiter, ShardMail
 from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.dialects.base import Dialect, Role
 from entitycelery.storage.sql.dialects.postgresql import PostgreSQL
@@ -155,7 +155,7 @@ class SqlStore:
     # Drains and duties
 
     @contextmanager
-    def drain_session(self, *shards: ShardId) -> Iterator[SqlDrainSession]:
+    def drain_session(self, *shards: ShardId, names: Mapping[str, str] = NO_ALIASES) -> Iterator[SqlDrainSession]:
         engine = self._engine("drain")
         with store_errors("connecting a drain"):
             conn = engine.connect()
@@ -166,6 +166,7 @@ class SqlStore:
                 self.dialect,
                 self._locks,
                 shards,
+                names,
                 self._mailboxes,
                 self._states,
                 self._in_flight,
