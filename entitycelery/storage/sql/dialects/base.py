@@ -209,11 +209,6 @@ def column_of(field: str) -> str:
     return f"{field}_" if field in _COLUMNS_OF_VIEWS else field
 
 
-def view_head(columns: Collection[str]) -> list[str]:
-    """The columns of a view that every entity has, except those that a state field of the same name takes."""
-    return [name for name in ("entity_id", "version", "updated_at") if name not in columns]
-
-
 def parameters_of(statement: str) -> list[str]:
     """The names of the `:name` parameters, each once, in order."""
     return list(dict.fromkeys(_PARAMETER.findall(statement)))

@@ -20,15 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
 from entitycelery.storage.port import ReplyWaiter
-from entitycelery.storage.sql.dialects.base import (
-    Dialect,
-    Locks,
-    Role,
-    column_of,
-    parameters_of,
-    parameters_replaced,
-    view_head,
-)
+from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, column_of, parameters_of, parameters_replaced
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _DIVISION_BY_ZERO = "22012"
@@ -254,11 +246,11 @@ class PostgreSQL(Dialect):
             yield conn
 
     def view(self, name: str, type_name: str, columns: Mapping[str, str]) -> list[str]:
-        selected = ", ".join([*view_head(columns), *(_view_column(field, kind) for field, kind in columns.items())])
+        selected = "".join(f", {_view_column(field, kind)}" for field, kind in columns.items())
         literal = type_name.replace("'", "''")
         return [
             f"DROP VIEW IF EXISTS {self.table(name)}",
-            f"CREATE VIEW {self.table(name)} AS SELECT {selected} "
+            f"CREATE VIEW {self.table(name)} AS SELECT entity_id, version, updated_at{selected} "
             f"FROM {self.table('state')} WHERE type = '{literal}' AND state IS NOT NULL",
         ]
 

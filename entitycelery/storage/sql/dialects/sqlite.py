@@ -185,7 +185,8 @@ class SQLite(Dialect):
         literal = type_name.replace("'", "''")
         return [
             f"DROP VIEW IF EXISTS {name}",
-            f"CREATE VIEW {name} AS SELECT {selected} FROM state WHERE type = '{literal}' AND state IS NOT NULL",
+            f"CREATE VIEW {name} AS SELECT entity_id, version, updated_at{selected} "
+            f"FROM state WHERE type = '{literal}' AND state IS NOT NULL",
         ]
 
     def has_view(self, conn: Connection, name: str, statement: str) -> bool:
