@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from entitycelery import EntityCelery
+from entitycelery import Entity, EntityCelery, handler
 from entitycelery.exceptions import (
     AskRefused,
     ConfigurationError,
@@ -323,3 +323,23 @@ def test_a_view_per_type_is_readable_by_sql(entities: EntityCelery) -> None:
     assert query(entities.store, "SELECT count FROM {state_puppet}") == [(1,)]
     [(log,)] = query(entities.store, "SELECT log FROM {state_account} WHERE entity_id = 'alice'")
     assert log in (["hello"], '["hello"]')
+
+
+def test_a_field_may_be_called_as_a_column_of_the_view_is(store_url: str, cluster_name: str) -> None:
+    class Document(Entity):
+        version: str = "draft"
+        entity_id: int = 7
+
+        @handler
+        def publish(self) -> None:
+            self.version = "final"
+
+    entities = make_puppets(store_url, cluster_name)
+    entities.register(Document)
+    Document.ref("d").publish.send()
+    drain(entities)
+
+    entities.make_views()
+
+    assert query(entities.store, "SELECT entity_id, version_, entity_id_ FROM {state_document}") == [("d", "final", 7)]
+    entities.close()
