@@ -53,7 +53,7 @@ def test_messages_sent_while_the_broker_is_out_of_reach_are_stored_and_handled(n
 
     assert [message.result(timeout_s=SWEPT_WITHIN_S) for message in sent] == list(range(20))
     # A sender does not sleep until the broker is back, not even the first time that it is away.
-    assert took_s < 8
+    assert took_s < 15
     for client in cut_off:
         client.entities.close()
 
