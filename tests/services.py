@@ -112,6 +112,10 @@ class Services:
     def _claim_redis_database(self, number: int) -> bool:
         server = redis.Redis.from_url(LOCAL_REDIS)
         owner = f"{REDIS_MARKER}:owner:{number}"
+        holder = server.get(owner)
+        if holder is not None and not _lives(int(holder)):
+            # A run that was killed; what its workers left is looked at below.
+            server.delete(owner)
         if not server.set(owner, os.getpid(), nx=True, ex=REDIS_OWNER_TTL_S):
             return False
         self._close.append(lambda: server.delete(owner))
@@ -137,6 +141,16 @@ def fresh_postgres_database(server_url: str) -> Iterator[str]:
         yield urlunsplit(parts._replace(path=f"/{name}"))
     finally:
         _execute(server_url, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _is_left_over(key: bytes) -> bool:
