@@ -109,14 +109,19 @@ def _check_broker(app: Any) -> None:
 
 def _remove_queues(app: Any) -> None:
     settings = app.entities.settings
+    default = app.app.conf.task_default_queue
     shards = [ShardId(group, n) for group in settings.shard_groups for n in range(settings.shards_per_group)]
-    names = [app.app.conf.task_default_queue, *(queue_name(settings.cluster, shard) for shard in shards)]
+    names = [default, *(queue_name(settings.cluster, shard) for shard in shards)]
     # A broker that has gone takes its queues with it, or forgets them in a day.
     with contextlib.suppress(Exception), app.app.connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, interval_start=0, interval_max=0, timeout=_BROKER_TIMEOUT_S)
         channel = connection.default_channel
         for name in names:
             channel.queue_delete(name)
+        channel.exchange_delete(default)
+        if hasattr(channel, "client"):
+            # On Redis the key of a binding outlives queue and exchange.
+            channel.client.delete(f"_kombu.binding.{default}", f"_kombu.binding_permanent.{default}")
 
 
 @contextlib.contextmanager

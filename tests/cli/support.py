@@ -118,8 +118,9 @@ class Project:
             result = CliRunner().invoke(entitycelery, ["-A", self.name, *words], prog_name="entitycelery")
         finally:
             os.chdir(before)
-            # The command put its folder there, as celery does; the next test's command has another.
+            # Every command begins in a process of its own: it finds neither this one's folder nor its options.
             sys.path[:] = [path for path in sys.path if path != str(self.folder)]
+            sys.modules.pop(self.name, None)
         return Ran(result.exit_code, result.stdout, result.stderr)
 
     def process(self, *command: str, stdin: int | None = subprocess.DEVNULL) -> Ran:

@@ -100,14 +100,15 @@ def test_the_demo_kills_a_worker_and_every_transfer_is_applied_exactly_once(tmp_
 def test_an_entry_that_was_altered_behind_its_back_fails_the_demo(tmp_path: Path, demos: list[Demo]) -> None:
     demos.append(Demo(tmp_path, "--json", *FEW))
     [folder] = eventually(lambda: list((tmp_path / "tmp").glob("entitycelery-demo-*")))
-    alter = """
-        CREATE TRIGGER alter_first_debit AFTER UPDATE ON state WHEN new.entity_id = 'account-007'
+    trigger = """
+        CREATE TRIGGER alter_after_EVENT AFTER EVENT ON state WHEN new.entity_id = 'account-007'
         AND json_array_length(new.state, '$.debits') > 0 AND json_extract(new.state, '$.debits[0][1]') > 0
         BEGIN
             UPDATE state SET state = json_set(new.state, '$.debits[0][1]', -1)
             WHERE type = new.type AND entity_id = new.entity_id;
-        END
+        END;
     """
+    alter = "".join(trigger.replace("EVENT", event) for event in ("INSERT", "UPDATE"))
     # mode=rw: it is the demo that makes the file.
     eventually(lambda: sqlite3.connect(f"file:{folder / 'store.db'}?mode=rw", uri=True).executescript(alter))
 

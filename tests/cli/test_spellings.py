@@ -93,6 +93,7 @@ def test_all_spellings_do_the_same_with_standard_input_closed(bank: Project, add
         assert (asked.code, asked.out, asked.err) == (0, f"{balance}\n", "")
 
 
+@pytest.mark.parametrize("bank", ["sqlite"], indirect=True)
 def test_celerys_spelling_has_the_same_exit_codes_and_formats(bank: Project, address: str) -> None:
     def entity(*words: str) -> tuple[int, str]:
         ran = bank.process(script("celery"), "-A", bank.name, "entity", *words)
@@ -104,6 +105,7 @@ def test_celerys_spelling_has_the_same_exit_codes_and_formats(bank: Project, add
     assert entity("--database-url", "postgresql://postgres@127.0.0.1:1/x", "list")[0] == 69
 
 
+@pytest.mark.parametrize("bank", ["sqlite"], indirect=True)
 def test_an_app_in_the_environment_is_the_app(bank: Project, address: str) -> None:
     asked = run_process([script("celery"), "entity", "ask", address, "deposit", "3"], bank.folder, CELERY_APP=bank.name)
 
