@@ -32,7 +32,7 @@ def print_records(output: str, records: Iterable[Record], columns: Sequence[str]
 def print_record(output: str, record: Record) -> None:
     """Print one record; as text, a line for each of its fields."""
     if output == "text":
-        print_aligned([[name.replace("_", " "), cell(value)] for name, value in record.items()])
+        print_aligned([[name, cell(value)] for name, value in record.items()])
     else:
         click.echo(as_json(record))
 

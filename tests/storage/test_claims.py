@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
 from entitycelery.address import Address
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.support import (
@@ -353,3 +358,20 @@ def test_a_broken_row_of_a_dead_process_holds_nothing_back(sqlite_store: SqlStor
 
     assert handle_all(sqlite_store) == [sent.id]
     assert query(sqlite_store, "SELECT * FROM {lock} WHERE process = 'gone'") == []
+
+
+def test_claims_that_could_not_be_released_are_free_for_the_next_drain_of_the_process(
+    durable: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(durable, message("a"))
+
+    def fail(*_: object) -> NoReturn:
+        raise OperationalError("DELETE", None, Exception("database is locked"))
+
+    with monkeypatch.context() as patch, durable.drain_session(SHARD) as session:
+        assert len(session.claim(10)) == 1
+        patch.setattr(durable._locks, "release_all", fail)
+        session.end()
+
+    with durable.drain_session(SHARD) as session:
+        assert [mail.address.id for mailbox in session.claim(10) for mail in mailbox.mail] == ["a"]

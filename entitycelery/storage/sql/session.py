@@ -330,12 +330,14 @@ class SqlDrainSession:
         self.rollback_turn()
         with self._mutex, self._dialect.guard:
             try:
+                if self._noted and not self._conn.invalidated:
+                    self._in_flight.clear(self._conn, self._token)
                 if not self._conn.invalidated:
-                    if self._noted:
-                        self._in_flight.clear(self._conn, self._token)
                     self._locks.release_all(self._conn, self._token)
+                    return
             except DBAPIError:
                 self._conn.invalidate()
+            self._locks.abandon(self._token)
 
     @contextmanager
     def _use(self, doing: str) -> Iterator[Connection]:

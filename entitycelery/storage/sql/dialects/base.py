@@ -201,6 +201,10 @@ class Locks(ABC):
     @abstractmethod
     def release_all(self, conn: Connection, token: str) -> None: ...
     @abstractmethod
+    def abandon(self, token: str) -> None:
+        """A drain could not release what it holds; where that does not end with its connection, do so later."""
+
+    @abstractmethod
     def is_claimed(self, conn: Connection, key: int) -> bool: ...
 
 

@@ -313,6 +313,9 @@ class AdvisoryLocks(Locks):
     def release_all(self, conn: Connection, token: str) -> None:
         run(conn, "SELECT pg_advisory_unlock_all()")
 
+    def abandon(self, token: str) -> None:
+        """Nothing: the locks ended with the connection."""
+
     def is_claimed(self, conn: Connection, key: int) -> bool:
         # Read, not tried: a try would look like a claim to a drain.
         statement = """

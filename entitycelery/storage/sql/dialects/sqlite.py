@@ -247,6 +247,7 @@ class RowLocks(Locks):
 
     def __init__(self, liveness: Liveness) -> None:
         self._liveness = liveness
+        self._abandoned: set[str] = set()
 
     def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
         self._add(conn, "attention", token, [str(shard) for shard in shards])
@@ -259,6 +260,10 @@ class RowLocks(Locks):
         return {shard for shard in shards if any(self._liveness.alive(p) for p in holders.get(str(shard), ()))}
 
     def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
+        for abandoned in tuple(self._abandoned):
+            if not run(conn, "DELETE FROM lock WHERE token = :token", {"token": abandoned}):
+                # Only now is it certain that an earlier deletion was committed.
+                self._abandoned.discard(abandoned)
         holders = self._holders(conn, "claim", [str(key) for key in keys])
         dead = {p for held in holders.values() for p in held if not self._liveness.alive(p)}
         for process in dead:
@@ -275,6 +280,10 @@ class RowLocks(Locks):
 
     def release_all(self, conn: Connection, token: str) -> None:
         run(conn, "DELETE FROM lock WHERE token = :token AND kind IN ('claim', 'attention')", {"token": token})
+
+    def abandon(self, token: str) -> None:
+        # This process lives, so nobody else may take these rows for a dead one's.
+        self._abandoned.add(token)
 
     def is_claimed(self, conn: Connection, key: int) -> bool:
         holders = self._holders(conn, "claim", [str(key)])
