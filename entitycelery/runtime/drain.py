@@ -38,6 +38,8 @@ log = logging.getLogger("entitycelery.drain")
 LONG_TURN_S = 0.05
 # A lone ask does not pay for the shard's attention; from so many messages on it is worth its price.
 _STREAM = 8
+_LOOKS_AFTER_A_STREAM = 5
+_PAUSE_BETWEEN_LOOKS_S = 0.002
 
 
 class Drained(NamedTuple):
@@ -67,16 +69,22 @@ class Drain:
     def run(self) -> Drained:
         deadline_s = time.monotonic() + self._settings.drain_budget_s
         batches = 0
+        looks = 0
         while True:
             mailboxes = self._session.claim(self._settings.batch_size)
-            if not mailboxes and not self._forsake():
-                return Drained(self._turns, more=False)
             if mailboxes:
+                looks = 0
                 if not self._attending and (batches or sum(len(box.mail) for box in mailboxes) >= _STREAM):
                     # There is a stream of mail: tell senders that they need not ring.
                     self._attend()
                 self._run_batch(mailboxes)
                 batches += 1
+            elif self._attending and looks < _LOOKS_AFTER_A_STREAM:
+                # More of it is likely to come at once; a wake-up for each of its shards costs far more than a look.
+                looks += 1
+                time.sleep(_PAUSE_BETWEEN_LOOKS_S)
+            elif not self._forsake():
+                return Drained(self._turns, more=False)
             if time.monotonic() >= deadline_s:
                 # Other shards, and the app's own tasks, want this pool slot too.
                 self._forsake()

@@ -27,17 +27,20 @@ _DIVISION_BY_ZERO = "22012"
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
 
-# Read by index only: a plan made while a table is empty must not scan it once it is full.
 # Dead peers are noticed within about 15 s, on this side and on the server's.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
+_LONG_LIVED = (
+    "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3"
+)
+# Statements are planned once, for any parameters, and by index only: a plan made while a table is empty must not scan
+# it once it is full, and planning anew for each list of shards took longer than looking into them.
+_PLAN_ONCE = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
 _SERVER_SETTINGS = {
-    "client": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
-    "-c tcp_keepalives_count=3 -c statement_timeout={timeout_ms} -c enable_seqscan=off",
-    "drain": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
-    "-c tcp_keepalives_count=3 -c lock_timeout=1000 -c enable_seqscan=off",
-    "listen": "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 "
-    "-c tcp_keepalives_count=3",
+    "client": f"{_LONG_LIVED} {_PLAN_ONCE} -c statement_timeout={{timeout_ms}}",
+    "drain": f"{_LONG_LIVED} {_PLAN_ONCE} -c lock_timeout=1000",
+    "listen": _LONG_LIVED,
 }
+_PLAN_AS_USUAL = "SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = auto"
 
 
 class PostgreSQL(Dialect):
@@ -51,7 +54,7 @@ class PostgreSQL(Dialect):
     instant_type = "timestamptz"
     script_now = "clock_timestamp()"
     check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
-    begin_turn = f"{begin}; SET LOCAL enable_seqscan = on; SET LOCAL lock_timeout = 0"
+    begin_turn = f"{begin}; {_PLAN_AS_USUAL}; SET LOCAL lock_timeout = 0"
     # A join could be planned as a scan of the whole table, and a cached plan stays with that.
     states_of_ids = """unnest(CAST(:ids AS text[])) AS i(id) CROSS JOIN LATERAL
         (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id LIMIT 1) AS s"""
