@@ -7,7 +7,6 @@ So trouble with the broker is logged, never raised.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
@@ -43,7 +42,6 @@ class Bell:
         self._attended = attended
         self._rang_at: dict[ShardId, float] = {}
         self._resting_until = 0.0
-        self._mutex = threading.Lock()
 
     def should_ask(self, shard: ShardId) -> bool:
         """Whether a sender should ask for the shard's attention before it rings."""
@@ -81,5 +79,5 @@ class Bell:
             log.warning("wake-up not sent", extra={"shards": [str(s) for s in shards], "error": str(exc)})
 
     def _mark(self, shards: Iterable[ShardId], now_s: float) -> None:
-        with self._mutex:
-            self._rang_at.update(dict.fromkeys(shards, now_s))
+        # One step of the interpreter: no lock that a fork could leave behind locked.
+        self._rang_at.update(dict.fromkeys(shards, now_s))

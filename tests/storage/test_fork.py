@@ -6,6 +6,7 @@ An inherited connection must neither be used nor closed by the child, and locks 
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -178,3 +179,15 @@ def test_a_fork_in_the_middle_of_a_transaction_harms_neither_side(postgres: SqlS
     assert len(children) >= 3
     assert all(children)
     assert handle_all(postgres) == [sent.id]
+
+
+def test_a_child_that_was_forked_while_a_thread_held_the_stores_lock_goes_on(durable: SqlStore) -> None:
+    def act() -> None:
+        signal.alarm(20)
+        append(durable, message("a"))
+
+    with durable._mutex:
+        pid = forked(act)
+
+    assert ended_well(pid)
+    assert len(durable.pending(None, None, 10)) == 1

@@ -237,6 +237,9 @@ class SqlStore:
             yield conn
 
     def _engine(self, role: Role) -> Engine:
+        if self._pid != os.getpid():
+            # A thread of the parent may have held it at the fork, and that thread is not here to give it back.
+            self._mutex = threading.Lock()
         with self._mutex:
             if self._pid != os.getpid():
                 # The parent's sockets are not ours: forget them without saying goodbye on them.

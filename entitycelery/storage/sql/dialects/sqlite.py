@@ -213,6 +213,9 @@ class Liveness:
     @property
     def token(self) -> str:
         """The name of this process, made and locked at first use after a fork."""
+        if self._pid != os.getpid():
+            # A thread of the parent may have held it at the fork.
+            self._mutex = threading.Lock()
         with self._mutex:
             if self._pid != os.getpid():
                 self._pid = os.getpid()
