@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 from kombu import Exchange, Queue
-from kombu.exceptions import KombuError
+from kombu.exceptions import ChannelError, KombuError
 
 from entitycelery.address import ShardId, queue_name
 from entitycelery.exceptions import TransportFailed
@@ -27,6 +27,7 @@ class BrokerRinger:
         self._app = app
         self._cluster = cluster
         self._expires_s = expires_s
+        self._since_look: dict[ShardId, int] = {}
 
     def ring(self, shards: Sequence[ShardId]) -> None:
         """Send one wake-up to each shard; they expire.
@@ -42,7 +43,10 @@ class BrokerRinger:
                 if not connection.connected:
                     # Else a first publish would try to connect for ever. Each host once, and no sleep: a sender waits.
                     connection.ensure_connection(max_retries=max(0, len(connection.alt) - 1), interval_start=0)
+                limits_queues = connection.transport.driver_type == "amqp"
                 for shard in shards:
+                    if not limits_queues and self._has_enough(producer.channel, shard):
+                        continue
                     producer.publish(
                         "",
                         exchange="",
@@ -60,6 +64,19 @@ class BrokerRinger:
                     )
         except errors as exc:
             raise TransportFailed(f"the broker did not take a wake-up: {exc!r}") from exc
+
+    def _has_enough(self, channel: Any, shard: ShardId) -> bool:
+        # Redis and the folder keep what nobody consumes for ever: senders at night must not fill them.
+        self._since_look[shard] = rung = self._since_look.get(shard, 0) + 1
+        if rung < _MOST_WAITING:
+            return False
+        try:
+            waiting: int = channel.queue_declare(queue_name(self._cluster, shard), passive=True).message_count
+        except ChannelError:
+            waiting = 0
+        if waiting < _MOST_WAITING:
+            self._since_look[shard] = 0
+        return waiting >= _MOST_WAITING
 
 
 def rung_shard(headers: Mapping[str, Any]) -> ShardId | None:
