@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from msgspec import field
 
-    from entitycelery.app import EntityCelery, EntityStatus
+    from entitycelery.app import EntityCelery
     from entitycelery.calls import AsyncResult, Call, Prepared, Sent
     from entitycelery.context import Turn
     from entitycelery.entity import Entity
     from entitycelery.handlers import handler, query
+    from entitycelery.message import EntityStatus
     from entitycelery.registry import shared_entity
     from entitycelery.state import upgrade
 
@@ -27,7 +28,7 @@ _HOMES = {
     "Call": "entitycelery.calls",
     "Entity": "entitycelery.entity",
     "EntityCelery": "entitycelery.app",
-    "EntityStatus": "entitycelery.app",
+    "EntityStatus": "entitycelery.message",
     "Prepared": "entitycelery.calls",
     "Sent": "entitycelery.calls",
     "Turn": "entitycelery.context",

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, overload
 
 import click
-import msgspec
 from celery import Celery, current_app
 from celery.app.utils import find_app
 from celery.utils.imports import symbol_by_name
 
-from entitycelery.address import Address, ShardId, parse_address
+from entitycelery.address import parse_address
 from entitycelery.calls import Prepared, Sent
 from entitycelery.client.client import Client
 from entitycelery.entity import Entity
 from entitycelery.entity_type import EntityType, OnFailure
 from entitycelery.envelope import Envelope
 from entitycelery.exceptions import ConfigurationError
-from entitycelery.message import PendingMessage, Reply
+from entitycelery.message import EntityStatus, PendingMessage, Reply
 from entitycelery.parts import Parts, compose
 from entitycelery.port import Port, current_port, set_default_port
 from entitycelery.ref import Ref, address_of, entity_from, kind_of
@@ -56,15 +55,6 @@ _WORKER_OPTIONS = (
 
 _by_app: weakref.WeakKeyDictionary[Celery, EntityCelery] = weakref.WeakKeyDictionary()
 _latest: list[weakref.ref[EntityCelery]] = []
-
-
-class EntityStatus(msgspec.Struct, frozen=True):
-    """What an entity is doing: `idle`, `pending` (mail waits) or `processing` (a drain holds it)."""
-
-    status: Literal["idle", "pending", "processing"]
-    exists: bool
-    version: int
-    pending: int
 
 
 class EntityCelery:
@@ -401,6 +391,3 @@ def current_entities() -> EntityCelery:
 
 def _current_port() -> Port:
     return current_entities()._port()
-
-
-__all__ = ["Address", "EntityCelery", "EntityStatus", "ShardId", "current_entities", "entities_of"]

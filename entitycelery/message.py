@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -146,3 +147,12 @@ class PendingMessage(msgspec.Struct, frozen=True):
     sent_at_epoch_s: float
     due_at_epoch_s: float | None
     last_failure: Failure | None
+
+
+class EntityStatus(msgspec.Struct, frozen=True):
+    """What an entity is doing: `idle`, `pending` (mail waits) or `processing` (a drain holds it)."""
+
+    status: Literal["idle", "pending", "processing"]
+    exists: bool
+    version: int
+    pending: int

@@ -16,18 +16,19 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from entitycelery.address import Address, ShardId
+from entitycelery.address import ShardId
 from entitycelery.context import Turn
 from entitycelery.entity_type import EntityType
-from entitycelery.exceptions import ConfigurationError, StateConflict, TurnTimeout
+from entitycelery.exceptions import StateConflict, TurnTimeout
 from entitycelery.message import Ended, Mail, Mailbox, StoredState
 from entitycelery.runtime import turn as turns
 from entitycelery.runtime.batch import EntityRun, RunningTurn, is_asynchronous, uncommitted
 from entitycelery.runtime.turn import Prepared, Step
+from entitycelery.runtime.turn_drain import TurnDrain
 from entitycelery.storage.port import DrainSession
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class Drain:
             sender=mail.sender,
             fence=run.mailbox.fence,
             envelope=self._host.envelope,
-            host=TurnDrain(self, run, mail),
+            host=TurnDrain(self._host, self.open_connection, run, mail),
         )
 
     def _prepare(self, run: EntityRun, mail: Mail, turn: Turn) -> tuple[EntityType, Prepared]:
@@ -380,25 +381,3 @@ class Drain:
         # On the event loop: the task goes on to the entity's next turn, which must not be hit.
         if run.running is running:
             running.task.cancel()
-
-
-class TurnDrain:
-    """What a turn may ask of its drain."""
-
-    __slots__ = ("_drain", "_mail", "_run")
-
-    def __init__(self, drain: Drain, run: EntityRun, mail: Mail) -> None:
-        self._drain = drain
-        self._run = run
-        self._mail = mail
-
-    def load(self, address: Address) -> StoredState:
-        return self._drain._host.store.state(address)
-
-    def async_result(self, message_id: str, decode: Callable[[str], Any]) -> Any:
-        return self._drain._host.async_result(message_id, decode)
-
-    def open_connection(self, turn: Turn) -> Any:
-        if self._run.running and self._run.running.task is not None:
-            raise ConfigurationError("self.turn.connection blocks, so it is for `def` handlers only")
-        return self._drain.open_connection(self._run, self._mail)
