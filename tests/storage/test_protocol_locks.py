@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -178,8 +179,13 @@ def test_mail_and_state_are_read_after_the_lock(postgres: SqlStore) -> None:
 def test_mail_read_in_the_claims_own_snapshot_would_be_done_already(
     postgres: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ"
-    monkeypatch.setattr(postgres.dialect, "claim_scope", lambda conn: transaction(conn, one_snapshot))
+    @contextmanager
+    def one_snapshot(conn: Connection) -> Iterator[None]:
+        with transaction(conn, "BEGIN ISOLATION LEVEL REPEATABLE READ"):
+            run(conn, "SELECT 1")
+            yield
+
+    monkeypatch.setattr(postgres.dialect, "claim_scope", one_snapshot)
 
     assert overtaken_claim(postgres) == (["done"], [0])
 

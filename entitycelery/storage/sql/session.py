@@ -83,13 +83,17 @@ class SqlDrainSession:
     def claim(self, limit: int) -> list[Mailbox]:
         with self._use("claiming mail") as conn:
             while True:
+                # What an earlier look found and left is still a good hint: it is read anew once its entity is locked.
+                found = Candidates(self._seen, complete=False) if self._seen else self._candidates(conn, limit)
+                if not found.mail:
+                    return []
                 with self._dialect.claim_scope(conn):
-                    mailboxes, raced = self._claim(conn, limit)
+                    mailboxes, raced = self._claim(conn, limit, found)
                 if mailboxes or not raced:
                     return mailboxes
 
-    def _claim(self, conn: Connection, limit: int) -> tuple[list[Mailbox], bool]:
-        keys, ids = self._lock_candidates(conn, limit)
+    def _claim(self, conn: Connection, limit: int, found: Candidates) -> tuple[list[Mailbox], bool]:
+        keys, ids = self._lock_candidates(conn, limit, found)
         if not keys:
             return [], False
         # Read in a second statement: the first one's snapshot is older than the locks.
@@ -111,13 +115,11 @@ class SqlDrainSession:
         self._noted = True
         return _mailboxes(mail, stored, read.fence), False
 
-    def _lock_candidates(self, conn: Connection, limit: int) -> tuple[set[int], list[str]]:
+    def _lock_candidates(self, conn: Connection, limit: int, found: Candidates) -> tuple[set[int], list[str]]:
         """Lock the entities of the oldest runnable mail; their keys, and the ids of up to `limit` of their messages."""
         claimed: set[int] = set()
         refused: set[int] = set(self._held)
-        page = limit
-        # What an earlier look found and left is still a good hint: it is read anew once its entity is locked.
-        found = Candidates(self._seen, complete=False)
+        page = limit if found.mail is self._seen else 4 * limit
         while True:
             # What is busy elsewhere is read past, so that one hot or slow entity does not hide the rest.
             while True:
