@@ -205,7 +205,7 @@ class EntityCelery:
 
     def state(self, ref: E) -> E:
         """The entity as committed, typed as its class; a new one where nothing is stored. It is a copy."""
-        return cast("E", entity_from(kind_of(ref), address_of(ref)))
+        return cast("E", entity_from(kind_of(ref), self._ready_store().state(address_of(ref))))
 
     def exists(self, ref: object) -> bool:
         """Whether the entity has a committed state."""

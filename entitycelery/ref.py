@@ -14,6 +14,7 @@ from entitycelery.calls import Call
 from entitycelery.entity_type import EntityType
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.handlers import Query
+from entitycelery.message import StoredState
 
 
 class Ref:
@@ -83,15 +84,14 @@ def kind_of(ref: object) -> EntityType:
     return kind
 
 
-def entity_from(kind: EntityType, address: Address) -> Any:
+def entity_from(kind: EntityType, stored: StoredState) -> Any:
     """The entity as committed, for reading; a new one where there is none."""
-    stored = kind.port().load(address)
     return kind.model.new() if stored.state is None else kind.model.load(stored.state, stored.state_version)
 
 
 def _query(kind: EntityType, address: Address, query: Query[Any, Any, Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        return query.function(entity_from(kind, address), *args, **kwargs)
+        return query.function(entity_from(kind, kind.port().load(address)), *args, **kwargs)
 
     run.__name__ = query.attribute
     run.__doc__ = query.__doc__

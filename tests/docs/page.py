@@ -143,7 +143,11 @@ class Page:
 
     def _make(self, where: str, command: str) -> str:
         # What make would do first, an environment of its own, is this one already.
-        dry = subprocess.run([*command.split(), "-n"], cwd=ROOT, capture_output=True, text=True, check=False)
+        # And this may be run by make, which would tell the one in the page that it is not the first.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        dry = subprocess.run(
+            [*command.split(), "-n"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         assert dry.returncode == 0, f"{where}: {command}: {dry.stderr}"
         last = dry.stdout.strip().splitlines()[-1].split()
         return self._command(where, "entitycelery demo") if last[1:] == ["demo"] else dry.stdout

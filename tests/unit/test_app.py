@@ -11,8 +11,10 @@ import pytest
 from celery import Celery, current_app
 
 from entitycelery import Entity, EntityCelery, handler, shared_entity
+from entitycelery.address import Address
 from entitycelery.app import entities_of
 from entitycelery.exceptions import ConfigurationError, UnknownEntityType
+from entitycelery.registry import shared_registry
 
 
 def celery_app(**settings: Any) -> Celery:
@@ -36,7 +38,6 @@ def keep_current_app() -> Iterator[None]:
     before.set_current()
 
 
-@shared_entity
 class SharedCounter(Entity):
     n: int = 0
 
@@ -46,12 +47,19 @@ class SharedCounter(Entity):
         return self.n
 
 
-@shared_entity(name="shared-tally", aliases=("old-tally",), on_failure="block", mailbox_capacity=5)
 class SharedTally(Entity):
     n: int = 0
 
     @handler
     def add(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def shared_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared with every app, but only as long as a test of this file runs."""
+    monkeypatch.setattr(shared_registry, "_types", dict(shared_registry._types))
+    shared_entity(SharedCounter)
+    shared_entity(name="shared-tally", aliases=("old-tally",), on_failure="block", mailbox_capacity=5)(SharedTally)
 
 
 def test_an_app_made_by_a_factory_gets_the_entities_registered_before() -> None:
@@ -135,6 +143,19 @@ def test_calls_of_shared_entities_go_to_the_current_app() -> None:
 
     for entities in (first, second):
         entities.close()
+
+
+def test_a_shared_entitys_state_is_read_from_the_app_that_is_asked(keep_current_app: None) -> None:
+    asked, current = EntityCelery(celery_app()), EntityCelery(celery_app())
+    asked.app.set_current()
+    SharedCounter.ref("a").add.send(1)
+    asked.host.drain(asked.envelope.shard(Address("SharedCounter", "a")))
+
+    current.app.set_current()
+
+    assert (asked.state(SharedCounter.ref("a")).n, current.state(SharedCounter.ref("a")).n) == (1, 0)
+    asked.close()
+    current.close()
 
 
 def test_the_options_of_a_shared_entity_are_those_of_register() -> None:
