@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import select
 import signal
 import sys
 import time
@@ -31,7 +32,7 @@ def main() -> None:
     """Read the settings and do the duties until the parent ends."""
     # Ctrl-C reaches the whole process group; the worker tells us when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    stop = _readable_on_sigterm()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/runner] %(message)s")
     configuration: dict[str, Any] = pickle.load(sys.stdin.buffer)
     settings: Settings = configuration["settings"]
@@ -51,14 +52,27 @@ def main() -> None:
         CommitRelay(store, bell, settings),
         CleanUp(store, settings),
     ]
-    _run(duties, configuration["parent_pid"])
+    _run(duties, configuration["parent_pid"], stop)
 
 
-def _run(duties: list[Duty], parent_pid: int) -> None:
-    while os.getppid() == parent_pid:
+def _readable_on_sigterm() -> int:
+    """A file descriptor that can be read once SIGTERM has come.
+
+    A handler that raised would do so wherever the process is just then, in the middle of a destructor too.
+    """
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    return readable
+
+
+def _run(duties: list[Duty], parent_pid: int, stop: int) -> None:
+    pause_s = 0.0
+    while os.getppid() == parent_pid and not select.select([stop], [], [], pause_s)[0]:
         for duty in duties:
             duty.run_when_due(time.monotonic())
-        time.sleep(max(0.001, min(duty.next_at_s for duty in duties) - time.monotonic()))
+        pause_s = max(0.001, min(duty.next_at_s for duty in duties) - time.monotonic())
 
 
 if __name__ == "__main__":
