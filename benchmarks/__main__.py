@@ -44,6 +44,7 @@ _CASES = {
     "handled": lambda setup: {
         f"handled/s, {accounts:,} entities": bench.handled_per_s(setup, accounts) for accounts in (1, 100, 10_000)
     },
+    "processor": lambda setup: bench.processor_us(setup, 10_000),
     "steady": lambda setup: {"steady/s, 10,000 entities": bench.steady_per_s(setup, 10_000)},
     "sends": bench.sends_per_s,
     "ask": bench.idle_ask_ms,

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg2
 
 _READY_TIMEOUT_S = 60.0
+_DATABASE = "entitycelery_bench"
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,28 @@ def handled_per_s(setup: Setup, accounts: int) -> float:
             "SELECT count(*), extract(epoch FROM max(finished_at) - min(finished_at)) FROM entity_default.reply"
         )
     return float(handled) / float(spread_s)
+
+
+def processor_us(setup: Setup, accounts: int) -> dict[str, float]:
+    """Processor time for each message handled from a backlog, by kind of process, in microseconds."""
+    with fresh_database(setup) as database:
+        _send_all(setup.messages, accounts)
+        with worker(setup):
+            before, pending = _spent_s(), database.query("SELECT count(*) FROM entity_default.message")[0]
+            database.await_true("SELECT NOT EXISTS (SELECT 1 FROM entity_default.message)")
+            after = _spent_s()
+    return {f"processor us, {kind}": (after[kind] - before[kind]) * 1e6 / pending for kind in after}
+
+
+def _spent_s() -> dict[str, float]:
+    spent = dict.fromkeys(("worker", "PostgreSQL"), 0.0)
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())
+        kind = "worker" if "benchmarks.app worker" in command else "PostgreSQL" if _DATABASE in command else None
+        if kind is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                spent[kind] += sum(process.cpu_times()[:2])
+    return spent
 
 
 def steady_per_s(setup: Setup, accounts: int) -> float:
