@@ -11,13 +11,14 @@ import json
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 import celery
 import psycopg2
 import sqlalchemy
 
-from benchmarks import bench
+from benchmarks import bench, flat, profile, replies
 
 
 def main() -> None:
@@ -28,15 +29,16 @@ def main() -> None:
         backend=arguments.backend,
         processes=arguments.processes,
         messages=arguments.messages // 10 if arguments.quick else arguments.messages,
+        picture=arguments.picture,
     )
     # The app under measurement reads its settings when it is imported.
     os.environ.update(setup.environment())
     figures: dict[str, Any] = {}
-    for name in arguments.only or _CASES:
+    for name in arguments.only or [case for case in _CASES if case not in _LONG]:
         for label, value in _CASES[name](setup).items():
             figures[label] = round(value, 2)
             print(f"{label:<44} {value:>12,.2f}", file=sys.stderr, flush=True)
-    report = {"machine": _machine(setup), "settings": vars(arguments), "figures": figures}
+    report = {"machine": _machine(setup), "settings": {**vars(arguments), "picture": None}, "figures": figures}
     print(json.dumps(report, indent=2) if arguments.json else _table(report))
 
 
@@ -48,8 +50,18 @@ _CASES = {
     "steady": lambda setup: {"steady/s, 10,000 entities": bench.steady_per_s(setup, 10_000)},
     "sends": bench.sends_per_s,
     "ask": bench.idle_ask_ms,
+    "profile": lambda setup: profile.profile(setup, setup.picture),
+    "flat": lambda setup: flat.flat(setup, setup.messages * 25, held=False),
+    "held": lambda setup: flat.flat(setup, setup.messages * 25, held=True),
+    "replies": lambda setup: replies.replies(setup, setup.messages * 250),
     "plain": lambda setup: {"plain Celery, one UPDATE a task/s": bench.plain_per_s(setup)},
 }
+
+
+# They take long, or need py-spy: only where they are asked for.
+_LONG = ("profile", "flat", "held", "replies")
+# What decides most of the figures.
+_SERVER_SETTINGS = ("server_version", "fsync", "synchronous_commit", "autovacuum", "shared_buffers")
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,6 +74,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=2, help="pool processes of the worker (prefork)")
     parser.add_argument("--messages", type=int, default=40_000, help="per measurement")
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages")
+    parser.add_argument("--picture", type=Path, help="where `profile` draws its figures, as SVG")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("only", nargs="*", help=f"some of: {', '.join(_CASES)}")
     return parser.parse_args()
@@ -70,17 +83,17 @@ def _arguments() -> argparse.Namespace:
 def _machine(setup: bench.Setup) -> dict[str, Any]:
     with psycopg2.connect(f"{setup.server_url.rstrip('/')}/postgres") as conn, conn.cursor() as cursor:
         cursor.execute(
-            "SELECT current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')"
+            "SELECT name, current_setting(name) FROM unnest(%s) WITH ORDINALITY AS s(name, o) ORDER BY o",
+            (list(_SERVER_SETTINGS),),
         )
-        version, fsync, synchronous_commit = cursor.fetchone() or ("", "", "")
+        server = dict(cursor.fetchall())
     return {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "celery": celery.__version__,
         "sqlalchemy": sqlalchemy.__version__,
-        "postgresql": version,
-        "fsync": fsync,
-        "synchronous_commit": synchronous_commit,
+        "postgresql": server.pop("server_version"),
+        **server,
     }
 
 

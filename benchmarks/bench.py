@@ -30,6 +30,7 @@ class Setup:
     backend: str
     processes: int
     messages: int
+    picture: Path | None = None
 
     @property
     def database_url(self) -> str:
@@ -127,25 +128,36 @@ def _await_ping(process: subprocess.Popen[bytes], log: Path) -> None:
             raise RuntimeError(f"the worker did not start:\n{log.read_text()}")
 
 
-def _calls(count: int, accounts: int) -> list[Any]:
+def _calls(count: int, accounts: int, first: int = 0) -> list[Any]:
     from benchmarks.app import Account  # noqa: PLC0415
 
-    return [Account.ref(f"a{index % accounts}").deposit.prepare(1) for index in range(count)]
+    return [Account.ref(f"a{index % accounts}").deposit.prepare(1) for index in range(first, first + count)]
 
 
-def _send_all(count: int, accounts: int, batch: int = 500) -> float:
+def send_batch(count: int, accounts: int, first: int) -> None:
+    """Store messages for so many entities in turn; `first` is the number of the first message."""
     from benchmarks.app import entities  # noqa: PLC0415
 
+    entities.send_many(_calls(count, accounts, first))
+
+
+def worker_processes() -> list[psutil.Process]:
+    """The processes of the worker under measurement."""
+    return [process for process in psutil.Process().children(recursive=True) if process.is_running()]
+
+
+def send_backlog(count: int, accounts: int, batch: int = 500) -> float:
+    """Store so many messages for so many entities; how many seconds it took."""
     begun = time.perf_counter()
     for start in range(0, count, batch):
-        entities.send_many(_calls(min(batch, count - start), accounts))
+        send_batch(min(batch, count - start), accounts, start)
     return time.perf_counter() - begun
 
 
 def handled_per_s(setup: Setup, accounts: int) -> float:
     """Messages handled per second from a backlog, by the times at which their replies were written."""
     with fresh_database(setup) as database:
-        _send_all(setup.messages, accounts)
+        send_backlog(setup.messages, accounts)
         with worker(setup):
             database.await_true("SELECT NOT EXISTS (SELECT 1 FROM entity_default.message)")
         [handled, spread_s] = database.query(
@@ -157,7 +169,7 @@ def handled_per_s(setup: Setup, accounts: int) -> float:
 def processor_us(setup: Setup, accounts: int) -> dict[str, float]:
     """Processor time for each message handled from a backlog, by kind of process, in microseconds."""
     with fresh_database(setup) as database:
-        _send_all(setup.messages, accounts)
+        send_backlog(setup.messages, accounts)
         with worker(setup):
             before, pending = _spent_s(), database.query("SELECT count(*) FROM entity_default.message")[0]
             database.await_true("SELECT NOT EXISTS (SELECT 1 FROM entity_default.message)")
@@ -178,15 +190,13 @@ def _spent_s() -> dict[str, float]:
 
 def steady_per_s(setup: Setup, accounts: int) -> float:
     """Messages handled per second while one sender stores batches of 100 as fast as it can, side by side."""
-    from benchmarks.app import entities  # noqa: PLC0415
-
     with fresh_database(setup) as database, worker(setup):
         sent = 0
         marks: list[tuple[float, int]] = []
         # A quarter to warm up, then what was handled between two looks: sent and no longer pending.
         while not marks or sent < marks[0][1] + setup.messages:
             for _ in range(10):
-                entities.send_many(_calls(100, accounts))
+                send_batch(100, accounts, sent)
                 sent += 100
             while (pending := database.query("SELECT count(*) FROM entity_default.message")[0]) > 5_000:
                 time.sleep(0.02)
@@ -213,7 +223,7 @@ def sends_per_s(setup: Setup) -> dict[str, float]:
             for index in range(start, start + 100):
                 Account.ref(f"a{index}").deposit.send(1)
             took_s["single sends/s"] += time.perf_counter() - begun
-        many = setup.messages / _send_all(setup.messages, 10_000)
+        many = setup.messages / send_backlog(setup.messages, 10_000)
     return {**{label: count / spent_s for label, spent_s in took_s.items()}, "send_many/s": many}
 
 

@@ -86,7 +86,8 @@ def _settings(entities: EntityCelery) -> str:
 
 def _store(entities: EntityCelery) -> str:
     entities.store.migrations()
-    return entities.database
+    concerns = entities.store.concerns(1, entities.settings.batch_size)
+    return "; ".join([entities.database, *(f"warning: {sentence}" for sentence in concerns)])
 
 
 def _schema(entities: EntityCelery) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,6 +11,38 @@ import click
 from .session import KEY
 
 OUTPUTS = ("text", "json", "jsonl")
+
+
+class Confirmation:
+    """Asks a person before something happens; a script, which has no terminal, is not asked."""
+
+    def __init__(self, *, assumed: bool) -> None:
+        self._assumed = assumed
+
+    def ask(self, question: str) -> None:
+        """Ask, and give up on anything but yes.
+
+        Raises:
+            click.Abort: The answer was no.
+        """
+        # Started without a standard input there is none at all.
+        if not self._assumed and sys.stdin is not None and sys.stdin.isatty():
+            click.confirm(question, abort=True, err=True)
+
+
+def confirmed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option `--yes`, which reaches the command as `confirmation`."""
+    return click.option(
+        "--yes",
+        "confirmation",
+        is_flag=True,
+        callback=_confirmation,
+        help="Do not ask on a terminal.",
+    )(function)
+
+
+def _confirmation(_ctx: click.Context, _param: click.Parameter, value: bool) -> Confirmation:
+    return Confirmation(assumed=value)
 
 
 class Command(click.Command):
@@ -30,3 +64,9 @@ def _said(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     session = ctx.meta.get(KEY)
     if value and session is not None:
         setattr(session, str(param.name), value)
+
+
+class Group(click.Group):
+    """A group whose commands take --output and --verbose themselves."""
+
+    command_class = Command

@@ -1,12 +1,16 @@
-"""`db upgrade|current|verify|sql`: the schema. Needs no app where --database-url or ENTITY_DATABASE_URL is given."""
+"""`db upgrade|current|verify|sql|stats`: the schema and what is in it.
+
+Needs no app where --database-url or ENTITY_DATABASE_URL is given.
+"""
 
 from __future__ import annotations
 
 import click
 
 from .command import Command
-from .output import print_record, print_records
+from .output import cell, print_aligned, print_record, print_records
 from .session import Session, pass_session
+from .watch import WatchedCommand
 
 
 class SchemaGroup(click.Group):
@@ -17,7 +21,7 @@ class SchemaGroup(click.Group):
 
 @click.group("db", cls=SchemaGroup)
 def db_command() -> None:
-    """Create, upgrade and check the schema of the store.
+    """Create, upgrade and check the schema of the store, and count what is in it.
 
     With the app (-A), or for --database-url or ENTITY_DATABASE_URL alone.
     """
@@ -64,3 +68,29 @@ def verify(session: Session) -> None:
 def sql(session: Session) -> None:
     """Print the schema as one SQL script; needs no connection."""
     click.echo(session.store_entities().store.schema_sql(), nl=False)
+
+
+@db_command.command("stats", cls=WatchedCommand)
+@pass_session
+def stats(session: Session) -> None:
+    """Count what is in the store: pending mail, dead letters, replies, table sizes. Reads whole tables."""
+    found = session.store_entities().stats()
+    replies = {f"replies {status}": count for status, count in found.replies.items()}
+    tables = [
+        {"table": table.name, "rows": table.rows, "dead_rows": table.dead_rows, "bytes": table.size_bytes}
+        for table in found.tables
+    ]
+    counts = {
+        "waiting": found.waiting,
+        "oldest_waiting_s": None if found.oldest_waiting_s is None else round(found.oldest_waiting_s, 3),
+        "delayed": found.delayed,
+        "retried": found.retried,
+        "dead_letters": found.dead_letters,
+    }
+    if session.output != "text":
+        document = {**counts, "replies": found.replies, "bytes": found.size_bytes, "tables": tables}
+        print_record(session.output, document)
+        return
+    print_aligned([[name, cell(value)] for name, value in {**counts, **replies, "bytes": found.size_bytes}.items()])
+    click.echo()
+    print_records("text", tables, ("table", "rows", "dead_rows", "bytes"))

@@ -31,6 +31,8 @@ KEY_CONFLICT = 5
 UNAVAILABLE = 69
 INTERRUPTED = 130
 
+_LONGEST_SENTENCE = 4_000
+
 MEANINGS = {
     OK: "ok",
     FAILED: "the operation failed",
@@ -77,11 +79,19 @@ def code_of(exc: BaseException) -> int:
 
 def report(exc: BaseException, *, verbose: bool) -> int:
     """Say on stderr what happened, in one sentence, and return the exit code."""
-    click.echo(f"entitycelery: {_sentence(exc)}", err=True)
+    click.echo(f"entitycelery: {shortened(_sentence(exc))}", err=True)
     details = exc.details if isinstance(exc, CommandFailed) else "".join(traceback.format_exception(exc))
     if verbose and details:
         click.echo(details.rstrip(), err=True)
     return code_of(exc)
+
+
+def shortened(sentence: str) -> str:
+    """A sentence without the middle of a very long word that it quotes, so that its end can be read."""
+    if len(sentence) <= _LONGEST_SENTENCE:
+        return sentence
+    half = _LONGEST_SENTENCE // 2
+    return f"{sentence[:half]} ... {sentence[-half:]}"
 
 
 def epilog() -> str:

@@ -27,9 +27,13 @@ COMMANDS = {
     "ask": Home("messages", "Send a message and print the handler's result."),
     "reply": Home("messages", "Print the outcome of a message."),
     "messages": Home("messages", "List pending messages."),
+    "cancel": Home("control", "Cancel pending messages."),
+    "reschedule": Home("control", "Give pending messages another due time."),
+    "dead": Home("dead", "List, retry and discard dead letters."),
     "state": Home("states", "Print the committed state of an entity."),
     "list": Home("states", "List entities."),
-    "types": Home("states", "List the entity types of the app."),
+    "entity": Home("entity", "Delete entities."),
+    "types": Home("kinds", "List the entity types of the app."),
     "check": Home("check", "Check settings, store, schema, broker and types."),
     "db": Home("db", "Create, upgrade and check the schema."),
     "demo": Home("demo", "Kill a worker under load, and count."),
@@ -57,7 +61,10 @@ class CommandGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as exc:
+            exc.message = exits.shortened(exc.message)  # type: ignore[misc] # no subclass of ours
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except (Exception, KeyboardInterrupt) as exc:
             if isinstance(exc, OSError) and exc.errno == errno.EPIPE:

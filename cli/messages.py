@@ -10,19 +10,22 @@ from typing import Any
 
 import click
 
-from entitycelery.address import parse_address
 from entitycelery.message import Failure, Reply, Status
 
+from .bulk import LINES_AT_ONCE, send_lines
 from .command import Command
+from .completion import addresses_of, operations_of
 from .exits import FAILED, TIMED_OUT, CommandFailed
+from .lines import call_of
 from .output import cell, instant, print_record, print_records
 from .session import Session, pass_session
 from .values import OperationCommand, arguments_of, duration
 from .values import instant as to_instant
+from .watch import WatchedCommand
 
 
 def call_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What names a call, and the options that belong to it."""
+    """The options that belong to a call."""
     for decorate in (
         click.option("--timeout", "timeout_s", type=duration, help="Longest wait; default: entity_ask_timeout_s."),
         click.option("--expires", "expires_s", type=duration, help="Not after so long."),
@@ -35,23 +38,36 @@ def call_options(function: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--delay", "delay_s", type=duration, help="Not before so long: 90, 90s, 5m, 2h, 1d."),
         click.option("--key", help="The same address, operation and key is the same message."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def named_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The words that name a call; for `send` they may be missing, since lines can name calls too."""
+    for decorate in (
         click.argument("words", nargs=-1, metavar="[ARGS]...", type=click.UNPROCESSED),
-        click.argument("operation"),
-        click.argument("address"),
+        click.argument("operation", required=False, shell_complete=operations_of),
+        click.argument("address", required=False, shell_complete=addresses_of),
     ):
         function = decorate(function)
     return function
 
 
 @click.command("send", cls=OperationCommand)
+@named_call
 @call_options
 @click.option("--wait", is_flag=True, help="Wait for the outcome, and print it.")
+@click.option("--file", "file_name", metavar="FILE", help="Send the JSON lines of a file.")
+@click.option("--skip-lines", type=click.IntRange(min=0), metavar="N", help="Begin behind so many lines.")
+@click.option("--batch", type=click.IntRange(1, 10_000), metavar="N", help="Lines in one transaction; 500.")
+@click.option("--check", is_flag=True, help="Check the lines, and store nothing.")
 @pass_session
 def send_command(
     session: Session,
     /,
-    address: str,
-    operation: str,
+    address: str | None,
+    operation: str | None,
     words: tuple[str, ...],
     wait: bool,
     timeout_s: float | None,
@@ -59,10 +75,27 @@ def send_command(
 ) -> None:
     """Send a message: it is stored when this returns, and will be handled once.
 
-    ARGS are JSON values; a word that is no JSON is a string; name=value gives a named argument. Prints the id.
+    ARGS are JSON values; a word that is no JSON is a string; name=value gives a named argument; @file is what a file
+    holds. Prints the id.
+
+    With - in place of ADDRESS, or --file, it sends JSON lines: {"address": ..., "operation": ..., "args": ...}.
     """
     if timeout_s is not None and not wait:
         raise click.UsageError("--timeout is the longest wait: give --wait too.")
+    lines = {name: options.pop(name) for name in ("file_name", "skip_lines", "batch", "check")}
+    if address == "-" or lines["file_name"] is not None:
+        refuse_with_lines(lines["file_name"], [address, operation], {"wait": wait, **options})
+        send_lines(
+            session,
+            lines["file_name"] or "-",
+            skip=lines["skip_lines"] or 0,
+            batch=lines["batch"] or LINES_AT_ONCE,
+            check=lines["check"],
+        )
+        return
+    if any(value not in (None, False) for value in lines.values()):
+        raise click.UsageError("--skip-lines, --batch and --check go with - or --file.")
+    address, operation = both(address, operation)
     message_id = send(session, address, operation, words, **options)
     if wait:
         print_outcome(session, awaited(session, message_id, timeout_s))
@@ -73,15 +106,24 @@ def send_command(
 
 
 @click.command("ask", cls=OperationCommand)
+@named_call
 @call_options
 @pass_session
 def ask_command(
-    session: Session, /, address: str, operation: str, words: tuple[str, ...], timeout_s: float | None, **options: Any
+    session: Session,
+    /,
+    address: str | None,
+    operation: str | None,
+    words: tuple[str, ...],
+    timeout_s: float | None,
+    **options: Any,
 ) -> None:
     """Send a message, wait for its reply and print the handler's result.
 
-    ARGS are JSON values; a word that is no JSON is a string; name=value gives a named argument.
+    ARGS are JSON values; a word that is no JSON is a string; name=value gives a named argument; @file is what a file
+    holds.
     """
+    address, operation = both(address, operation)
     message_id = send(session, address, operation, words, **options)
     print_outcome(session, awaited(session, message_id, timeout_s))
 
@@ -104,8 +146,8 @@ def reply_command(session: Session, message_id: str, wait: bool, timeout_s: floa
     raise_unless_done(reply)
 
 
-@click.command("messages", cls=Command)
-@click.argument("address", required=False)
+@click.command("messages", cls=WatchedCommand)
+@click.argument("address", required=False, shell_complete=addresses_of)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @pass_session
 def messages_command(session: Session, address: str | None, limit: int) -> None:
@@ -131,6 +173,25 @@ def messages_command(session: Session, address: str | None, limit: int) -> None:
     print_records(session.output, records, columns)
 
 
+def both(address: str | None, operation: str | None) -> tuple[str, str]:
+    """The words that must be there."""
+    context = click.get_current_context()
+    for value, parameter in ((address, "ADDRESS"), (operation, "OPERATION")):
+        if value is None:
+            raise click.MissingParameter(ctx=context, param_hint=f"'{parameter}'", param_type="argument")
+    assert address is not None
+    assert operation is not None
+    return address, operation
+
+
+def refuse_with_lines(file_name: str | None, words: list[str | None], options: dict[str, Any]) -> None:
+    """Lines bring their own calls: nothing of a call is said beside them."""
+    beside = [word for word in words if word not in (None, "-")]
+    beside += [f"--{name.partition('_')[0]}" for name, value in options.items() if value not in (None, False)]
+    if beside or (file_name is not None and "-" in words):
+        raise click.UsageError(f"lines name their own calls: {', '.join(map(str, beside)) or '-'} cannot go with them.")
+
+
 def send(
     session: Session,
     address: str,
@@ -143,14 +204,9 @@ def send(
     expires_s: float | None,
 ) -> str:
     """Store the message; its id."""
-    entities = session.entities()
-    ref = entities.ref(address)
-    name = parse_address(address).type
-    kind = next(kind for kind in entities.types if name in (kind.name, *kind.aliases))
-    found = kind.operation(operation)
+    call, found = call_of(session.entities(), address, operation)
     parameters = list(inspect.signature(found.function).parameters)[1:]
     positional, named = arguments_of(words, parameters)
-    call = getattr(ref, found.attribute)
     call = call.options(key=key, delay_s=delay_s, deliver_at=deliver_at, expires_s=expires_s)
     message_id: str = call.send(*positional, **named).id
     return message_id

@@ -74,7 +74,10 @@ class Session:
 
     def _keep(self, entities: EntityCelery) -> None:
         self._entities = entities
-        click.get_current_context().call_on_close(entities.close)
+        context = click.get_current_context(silent=True)
+        # While a shell completes there is none, and the process ends at once.
+        if context is not None:
+            context.call_on_close(entities.close)
 
     def _load(self) -> EntityCelery:
         from entitycelery.app import entities_of, find_entities  # noqa: PLC0415 - lazy: SQLAlchemy and Celery

@@ -1,8 +1,7 @@
-"""`state`, `list`, `types`."""
+"""`state`, `list`."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import Any
 
@@ -10,14 +9,15 @@ import click
 
 from entitycelery.address import parse_address
 
-from .command import Command
+from .completion import addresses_of, types_of
 from .exits import NOT_FOUND, USAGE, CommandFailed
 from .output import print_record, print_records
 from .session import Session, pass_session
+from .watch import WatchedCommand
 
 
-@click.command("state", cls=Command)
-@click.argument("address")
+@click.command("state", cls=WatchedCommand)
+@click.argument("address", shell_complete=addresses_of)
 @pass_session
 def state_command(session: Session, address: str) -> None:
     """Print the committed state of an entity; exit code 3 if it has none."""
@@ -32,8 +32,8 @@ def state_command(session: Session, address: str) -> None:
     print_record(session.output, {**head, **fields} if session.output == "text" else {**head, "state": fields})
 
 
-@click.command("list", cls=Command)
-@click.argument("type_name", metavar="[TYPE]", required=False)
+@click.command("list", cls=WatchedCommand)
+@click.argument("type_name", metavar="[TYPE]", required=False, shell_complete=types_of)
 @click.option("--after", metavar="ADDRESS", help="Begin after this entity.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @pass_session
@@ -50,48 +50,3 @@ def list_command(session: Session, type_name: str | None, after: str | None, lim
     print_records(session.output, [{"address": address} for address in found[:limit]], ("address",))
     if len(found) > limit:
         click.echo(f"more: --after {found[limit - 1]}", err=True)
-
-
-@click.command("types", cls=Command)
-@pass_session
-def types_command(session: Session) -> None:
-    """List the entity types of the app, with their operations, queries and state."""
-    records = []
-    for kind in session.entities().types:
-        operations = {name: _signature(operation.function) for name, operation in sorted(kind.operations.items())}
-        records.append(
-            {
-                "type": kind.name,
-                "aliases": list(kind.aliases),
-                "module": kind.module,
-                "operations": operations,
-                "queries": {name: _signature(query.function) for name, query in sorted(kind.queries.items())},
-                "state": {name: _annotation(kind.model.annotations[name]) for name in kind.model.fields},
-                "view": kind.view_name,
-            }
-        )
-    if session.output != "text":
-        print_records(session.output, records, ())
-        return
-    lines = [
-        {"type": record["type"], "kind": group, "name": name, "signature": text}
-        for record in records
-        for group in ("operations", "queries", "state")
-        for name, text in _items(record[group])
-    ]
-    print_records("text", lines, ("type", "kind", "name", "signature"))
-
-
-def _items(mapping: Any) -> list[tuple[str, str]]:
-    return list(mapping.items())
-
-
-def _signature(function: Any) -> str:
-    signature = inspect.signature(function)
-    return str(signature.replace(parameters=list(signature.parameters.values())[1:]))
-
-
-def _annotation(annotation: Any) -> str:
-    return (
-        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    )

@@ -1,11 +1,13 @@
-"""From words on a command line to durations, instants and arguments of operations."""
+"""From words on a command line to durations, instants and arguments of operations; `@file` is what a file holds."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -36,6 +38,10 @@ def instant(value: str | datetime) -> datetime:
     return parsed
 
 
+class AmbiguousError(ValueError):
+    """JSON that could be read in two ways."""
+
+
 class OperationCommand(Command):
     """A command whose words may be negative numbers: `send Account/alice deposit -5`."""
 
@@ -58,7 +64,13 @@ def _no_such_option(word: str, ctx: click.Context) -> NoReturn:
 
 
 def arguments_of(words: Sequence[str], parameters: Collection[str]) -> tuple[list[Any], dict[str, Any]]:
-    """The positional and named arguments that words stand for."""
+    """The positional and named arguments that words stand for.
+
+    Raises:
+        click.UsageError: A name is given twice, or a file cannot be read.
+    """
+    if sum(word == "@-" or word.endswith("=@-") for word in words) > 1:
+        raise click.UsageError("@- is standard input, which can be read once.")
     positional: list[Any] = []
     named: dict[str, Any] = {}
     for word in words:
@@ -73,11 +85,49 @@ def arguments_of(words: Sequence[str], parameters: Collection[str]) -> tuple[lis
 
 
 def value_of(word: str) -> Any:
-    """The JSON value that a word is, else the word."""
+    """The JSON value that a word is, else the word; `@file` and `@-` are what is in there, `@@` is a plain `@`."""
+    if word.startswith("@@"):
+        return word[1:]
+    text = content_of(word[1:]) if word.startswith("@") else word
     try:
-        return json.loads(word, parse_constant=_refuse)
+        return parsed(text)
+    except AmbiguousError as exc:
+        raise click.UsageError(f"{exc}.") from exc
     except (ValueError, RecursionError):
-        return word
+        return text
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        AmbiguousError: An object in it names a field twice.
+        ValueError, RecursionError: It is none.
+    """
+    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+
+
+def content_of(name: str) -> str:
+    """The text of a file; of standard input for `-`.
+
+    Raises:
+        click.UsageError: It cannot be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode("utf-8-sig")
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) and exc.strerror else "it is not text in UTF-8"
+        raise click.UsageError(f"@{name}: {why}. A text that begins with @ is written @@{name}.") from exc
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise AmbiguousError(f"the JSON object has the field {twice!r} twice")
+    return fields
 
 
 def _refuse(constant: str) -> NoReturn:

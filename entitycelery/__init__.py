@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from entitycelery.context import Turn
     from entitycelery.entity import Entity
     from entitycelery.handlers import handler, query
-    from entitycelery.message import EntityStatus
+    from entitycelery.message import Change, DeadLetter, DeadLetterFilter, EntityStatus, UnknownKind
     from entitycelery.registry import shared_entity
     from entitycelery.state import upgrade
 
@@ -26,12 +26,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncResult": "entitycelery.calls",
     "Call": "entitycelery.calls",
+    "Change": "entitycelery.message",
+    "DeadLetter": "entitycelery.message",
+    "DeadLetterFilter": "entitycelery.message",
     "Entity": "entitycelery.entity",
     "EntityCelery": "entitycelery.app",
     "EntityStatus": "entitycelery.message",
     "Prepared": "entitycelery.calls",
     "Sent": "entitycelery.calls",
     "Turn": "entitycelery.context",
+    "UnknownKind": "entitycelery.message",
     "field": "msgspec",
     "handler": "entitycelery.handlers",
     "query": "entitycelery.handlers",
@@ -42,12 +46,16 @@ _HOMES = {
 __all__ = [
     "AsyncResult",
     "Call",
+    "Change",
+    "DeadLetter",
+    "DeadLetterFilter",
     "Entity",
     "EntityCelery",
     "EntityStatus",
     "Prepared",
     "Sent",
     "Turn",
+    "UnknownKind",
     "field",
     "handler",
     "query",

@@ -15,9 +15,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from entitycelery.exceptions import ConfigurationError
+from entitycelery.limits import LARGEST_ID_BYTES
 
-MAX_ID_BYTES = 1024
 MAX_TASK_ID_BYTES = 255
+_SHOWN = 60
 _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}\Z")
 _CLUSTER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _KEY_NAMESPACE = uuid.UUID("5b3c1c52-51a6-5a58-9d6c-0f6f2a4e7d10")
@@ -51,7 +52,7 @@ def parse_address(text: str) -> Address:
     """
     type_name, slash, entity_id = text.partition("/")
     if not slash:
-        raise ConfigurationError(f"an address is written Type/id, got {text!r}")
+        raise ConfigurationError(f"an address is written Type/id, got {quoted(text)}")
     return Address(valid_type_name(type_name), valid_entity_id(entity_id))
 
 
@@ -59,25 +60,42 @@ def valid_type_name(name: str) -> str:
     """`name`, when it can name an entity type: letters, digits, `_`, `.`, `-`, at most 200."""
     if not _TYPE_NAME.match(name):
         raise ConfigurationError(
-            f"an entity type is named by letters, digits, '_', '.' and '-', starting with a letter, got {name!r}"
+            "an entity type is named by letters, digits, '_', '.' and '-', starting with a letter, at most 200 in all, "
+            f"got {quoted(name)}"
         )
     return name
 
 
+def quoted(text: str) -> str:
+    """`text` in quotes, and if it is long its beginning: what somebody sent may have any length."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"
+
+
 def valid_entity_id(entity_id: str | int) -> str:
-    """`entity_id` as text: not empty, at most 1,024 bytes of UTF-8, no NUL, no lone surrogate."""
+    """`entity_id` as text: not empty, no NUL, no lone surrogate, and of a length that some setting can allow.
+
+    What `entity_max_id_bytes` allows is checked when something is sent there: a reference needs no settings.
+    """
     if isinstance(entity_id, bool) or not isinstance(entity_id, str | int):
         raise ConfigurationError(f"an entity id is a str or an int, got {type(entity_id).__name__}")
-    text = str(entity_id)
     try:
+        text = str(entity_id)
         size = len(text.encode())
     except UnicodeEncodeError as exc:
-        raise ConfigurationError(f"an entity id must be encodable as UTF-8, got {text[:40]!r}") from exc
-    if not 0 < size <= MAX_ID_BYTES or "\0" in text:
+        raise ConfigurationError(f"an entity id must be encodable as UTF-8, got {quoted(text)}") from exc
+    except ValueError as exc:
+        # Python refuses to write out integers of thousands of digits.
+        raise ConfigurationError(f"an entity id has at most {LARGEST_ID_BYTES:,} bytes, got a longer integer") from exc
+    if not 0 < size <= LARGEST_ID_BYTES or "\0" in text:
         raise ConfigurationError(
-            f"an entity id has 1 to {MAX_ID_BYTES} bytes of UTF-8 and no NUL, got {size} bytes: {text[:40]!r}"
+            f"an entity id has 1 to {LARGEST_ID_BYTES} bytes of UTF-8 and no NUL, got {size:,} bytes: {quoted(text)}"
         )
     return text
+
+
+def is_message_id(text: str) -> bool:
+    """Whether a message can have this id: printable, and at most 255 bytes."""
+    return text.isprintable() and 0 < len(text.encode()) <= MAX_TASK_ID_BYTES
 
 
 def valid_cluster(name: str) -> str:
@@ -131,7 +149,7 @@ def explicit_message_id(task_id: str) -> str:
     """A caller's own `task_id` as a message id: as it is, hashed when longer than 255 bytes."""
     encoded = task_id.encode(errors="surrogatepass")
     if not encoded or b"\0" in encoded:
-        raise ConfigurationError(f"a task_id must not be empty or contain NUL, got {task_id!r}")
+        raise ConfigurationError(f"a task_id must not be empty or contain NUL, got {quoted(task_id)}")
     if len(encoded) <= MAX_TASK_ID_BYTES and task_id.isprintable():
         return task_id
     return str(uuid.uuid5(_KEY_NAMESPACE, encoded.hex()))

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 import click
 from celery import Celery, current_app
@@ -16,16 +16,17 @@ from celery.app.utils import find_app
 from celery.utils.imports import symbol_by_name
 
 from entitycelery.address import parse_address
+from entitycelery.asking import Asking
 from entitycelery.calls import Prepared, Sent
 from entitycelery.client.client import Client
+from entitycelery.controlling import Controlling
 from entitycelery.entity import Entity
 from entitycelery.entity_type import EntityType, OnFailure
 from entitycelery.envelope import Envelope
 from entitycelery.exceptions import ConfigurationError
-from entitycelery.message import EntityStatus, PendingMessage, Reply
 from entitycelery.parts import Parts, compose
 from entitycelery.port import Port, current_port, set_default_port
-from entitycelery.ref import Ref, address_of, entity_from, kind_of
+from entitycelery.ref import Ref
 from entitycelery.registry import Registry, register_with, shared_registry
 from entitycelery.runtime.host import Host
 from entitycelery.settings import SETTING_NAMES, Settings
@@ -34,7 +35,6 @@ from entitycelery.storage.sql.url import driver_url, shown
 from entitycelery.transports.folder import configure as folder_settings
 
 T = TypeVar("T", bound=Entity)
-E = TypeVar("E")
 
 log = logging.getLogger("entitycelery.app")
 
@@ -57,7 +57,7 @@ _by_app: weakref.WeakKeyDictionary[Celery, EntityCelery] = weakref.WeakKeyDictio
 _latest: list[weakref.ref[EntityCelery]] = []
 
 
-class EntityCelery:
+class EntityCelery(Asking, Controlling):
     """Entities for one Celery app.
 
     Settings are Celery settings `entity_*`, read at first use. `EntityCelery()` and `init_app(app)` later serve
@@ -68,7 +68,7 @@ class EntityCelery:
         self._app: Celery | None = None
         self._registry = Registry(shared_registry)
         self._overrides: dict[str, Any] = {}
-        self._ready = False
+        self._has_schema = False
         self._mutex = threading.RLock()
         self._parts: Parts | None = None
         self._embedded = False
@@ -201,46 +201,6 @@ class EntityCelery:
         parsed = parse_address(address)
         return Ref(self._registry.get(parsed.type), parsed.id)
 
-    # Asking about entities
-
-    def state(self, ref: E) -> E:
-        """The entity as committed, typed as its class; a new one where nothing is stored. It is a copy."""
-        return cast("E", entity_from(kind_of(ref), self._ready_store().state(address_of(ref))))
-
-    def exists(self, ref: object) -> bool:
-        """Whether the entity has a committed state."""
-        return self._ready_store().state(address_of(ref)).state is not None
-
-    def status(self, ref: object) -> EntityStatus:
-        """What the entity is doing now."""
-        address = address_of(ref)
-        store = self._ready_store()
-        stored = store.state(address)
-        mailbox = store.mailbox_status(address, self.envelope.shard(address))
-        status: Literal["idle", "pending", "processing"]
-        status = "processing" if mailbox.claimed else "pending" if mailbox.pending else "idle"
-        return EntityStatus(status, stored.state is not None, stored.version, mailbox.pending)
-
-    def reply(self, message_id: str) -> Reply | None:
-        """The stored outcome of a message; None while it is pending.
-
-        Raises:
-            UnknownMessage: It was never stored, or its reply is purged.
-        """
-        self._ready_store()
-        return self.client.reply_now(message_id)
-
-    def entities(self, type_name: str | None = None, *, after: str | None = None, limit: int = 100) -> list[str]:
-        """Addresses of live entities, in order, from after `after`."""
-        start = parse_address(after) if after else None
-        return [str(address) for address, _ in self._ready_store().states(type_name, start, limit)]
-
-    def messages(self, ref: object = None, *, limit: int = 100) -> list[PendingMessage]:
-        """Pending messages, oldest first; of one entity where `ref` is given."""
-        address = None if ref is None else address_of(ref)
-        shard = None if address is None else self.envelope.shard(address)
-        return self._ready_store().pending(address, shard, limit)
-
     # Parts
 
     @property
@@ -310,20 +270,19 @@ class EntityCelery:
         """Give all connections back."""
         with self._mutex:
             parts, self._parts = self._parts, None
-            self._ready = False
+            self._has_schema = False
         if parts is not None:
             parts.store.close()
 
     def _port(self) -> Port:
-        if not self._ready:
+        return self._ready().client
+
+    def _ready(self) -> Parts:
+        if not self._has_schema:
             # Whoever comes first finds a store, whether or not a worker has ever run.
             self.migrate_if_allowed()
-            self._ready = True
-        return self.client
-
-    def _ready_store(self) -> SqlStore:
-        self._port()
-        return self.store
+            self._has_schema = True
+        return self._composed()
 
     def _composed(self) -> Parts:
         parts = self._parts

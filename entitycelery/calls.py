@@ -121,10 +121,10 @@ class Call(Generic[P, R]):
         """
         given: dict[str, Any] = {
             "key": _key(key),
-            "delay_s": _duration("delay_s", delay_s),
-            "deliver_at": _instant("deliver_at", deliver_at),
-            "expires_s": _duration("expires_s", expires_s),
-            "timeout_s": _duration("timeout_s", timeout_s),
+            "delay_s": checked_s("delay_s", delay_s),
+            "deliver_at": checked_instant("deliver_at", deliver_at),
+            "expires_s": checked_s("expires_s", expires_s),
+            "timeout_s": checked_s("timeout_s", timeout_s),
             "connection": connection,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
@@ -201,6 +201,10 @@ class Call(Generic[P, R]):
             call = call._with(msgspec.structs.replace(call._options, task_id=task_id))
         return call._delayed(call._encoded(tuple(args), kwargs or {}))
 
+    def identity(self) -> tuple[Address, str, CallOptions]:
+        """Address, operation and options: with a key or a task id among them, they say which message is meant."""
+        return self._address, self._operation.name, self._options
+
     def _with(self, options: CallOptions) -> Call[P, R]:
         return Call(self._operation, self._address, self._port, self._capacity, options)
 
@@ -235,7 +239,12 @@ def _key(value: str | None) -> str | None:
     return value
 
 
-def _instant(name: str, value: datetime | None) -> datetime | None:
+def checked_instant(name: str, value: datetime | None) -> datetime | None:
+    """`value`, when it names a moment.
+
+    Raises:
+        ConfigurationError: It has no time zone, or is no datetime.
+    """
     if value is None:
         return None
     if not isinstance(value, datetime):
@@ -244,12 +253,17 @@ def _instant(name: str, value: datetime | None) -> datetime | None:
     return value
 
 
-def _duration(name: str, value: float | timedelta | None) -> float | None:
+def checked_s(name: str, value: float | timedelta | None) -> float | None:
+    """`value` in seconds.
+
+    Raises:
+        ConfigurationError: It is negative, too long, or no duration.
+    """
     if value is None:
         return None
     try:
         duration_s = seconds(value)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise ConfigurationError(f"{name} is a number of seconds or a timedelta, got {value!r}") from exc
     if not 0 <= duration_s < 1e10:
         raise ConfigurationError(f"{name} is a number of seconds from 0 to 10^10, got {value!r}")

@@ -37,6 +37,9 @@ ENCODING_ERRORS = (
     msgspec.MsgspecError,
 )
 
+# A text that is no UTF-8, or nested deeper than the stack, is no ValidationError of msgspec's.
+DECODING_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
 
 def to_json(value: object, what: str) -> bytes:
     """`value` as JSON.
@@ -58,7 +61,7 @@ def _encode(encoder: msgspec.json.Encoder, value: object, what: str) -> bytes:
         if value is not None and b"null" in data:
             _refuse_infinite(value)
     except ENCODING_ERRORS as exc:
-        raise SerializationFailed(f"{what} cannot be written as JSON: {exc}") from exc
+        raise SerializationFailed(f"{what} cannot be written as JSON: {said(exc)}") from exc
     # One byte is looked for eight times as fast as a word.
     if _BACKSLASH in data and _ESCAPED_NUL.search(data):
         raise SerializationFailed(f"{what} contains a NUL character, which the store cannot keep")
@@ -76,6 +79,13 @@ def _refuse_infinite(value: object) -> None:
         _finite.encode(builtins)
     except ValueError:
         raise ValueError("it contains NaN or an infinity, for which JSON has no word") from None
+
+
+def said(error: Exception) -> str:
+    """What an error of writing or reading JSON says, for people."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or contains itself"
+    return str(error)
 
 
 def from_json(data: bytes | str) -> Any:

@@ -60,6 +60,7 @@ class Turn:
         self._envelope = envelope
         self._host = host
         self._over = False
+        self._outgoing_bytes = 0
         self._connection: Any = None
 
     def delete(self) -> None:
@@ -98,6 +99,8 @@ class Turn:
                     "inside a turn a send is part of the turn's commit: leave options(connection=...) out"
                 )
         messages = [self._envelope.message(send, sender=self.address) for send in sends]
+        self._outgoing_bytes += sum(len(send.args) for send in sends)
+        self._envelope.check_total(len(self.outgoing) + len(sends), self._outgoing_bytes)
         self.outgoing.extend(messages)
         return [message.id for message in messages]
 

@@ -6,16 +6,19 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, get_origin
 
-from entitycelery.address import valid_type_name
+from entitycelery.address import quoted, valid_type_name
 from entitycelery.exceptions import ConfigurationError, UnknownOperation
 from entitycelery.handlers import Handler, Query
-from entitycelery.operation import Operation
+from entitycelery.operation import HandlerOptions, Operation
 from entitycelery.port import Port, current_port, default_port
 from entitycelery.state import StateModel, fields_of
 
 OnFailure = Literal["skip", "block"]
 
 _SQL_KINDS = {int: "int", float: "float", bool: "bool", str: "text"}
+
+# On the wire: no method can be called so, and no handler may.
+DELETE = "entity.delete"
 
 RESERVED_NAMES = frozenset({"turn", "ref", "expect", "remind", "reply_later"})
 
@@ -57,6 +60,8 @@ class EntityType:
         self.model = StateModel(cls, self.name, fields, state_version)
         self.queries: dict[str, Query[Any, Any, Any]] = {}
         self.operations: dict[str, Operation] = {}
+        self.deletion = Operation(self.name, "delete", _delete, HandlerOptions(name=DELETE))
+        """What every entity can be sent besides its operations: its turn ends the entity."""
         self._by_attribute: dict[str, Operation] = {}
         self._collect_methods()
 
@@ -70,7 +75,7 @@ class EntityType:
             return self.operations[name]
         except KeyError:
             known = ", ".join(sorted(self.operations)) or "none"
-            raise UnknownOperation(f"{self.name} has no operation {name!r}; it has: {known}") from None
+            raise UnknownOperation(f"{self.name} has no operation {quoted(name)}; it has: {known}") from None
 
     def operation_of(self, attribute: str) -> Operation:
         """The operation of the method of this name."""
@@ -102,11 +107,17 @@ class EntityType:
             if not isinstance(member, Handler):
                 continue
             operation = Operation(self.name, attribute, member.function, member.options_given)
+            if operation.name == DELETE:
+                raise ConfigurationError(f"{self.name}.{attribute}: the name {DELETE!r} is reserved for deletion")
             if operation.name in self.operations:
                 other = self.operations[operation.name].attribute
                 raise ConfigurationError(f"{self.name}: {other} and {attribute} are both named {operation.name!r}")
             self.operations[operation.name] = operation
             self._by_attribute[attribute] = operation
+
+
+def _delete(entity: Any) -> None:
+    entity.turn.delete()
 
 
 def _refuse_reserved_names(cls: type, type_name: str, fields: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from entitycelery.codec import ENCODING_ERRORS
 from entitycelery.exceptions import EntityError, HandlerFailed, MessageCancelled, MessageExpired
+from entitycelery.limits import DEFAULT_LIMITS
 from entitycelery.message import Failure, Reply, Status
 
 _MAX_TEXT = 16_000
@@ -82,7 +83,9 @@ def _plain_args(exc: BaseException) -> list[object] | None:
     try:
         args = list(exc.args)
         encoded = msgspec.json.encode(args)
-        return args if b"\\u0000" not in encoded and msgspec.json.decode(encoded) == args else None
+        if len(encoded) > _MAX_TEXT or b"\\u0000" in encoded or DEFAULT_LIMITS.against_payload(encoded):
+            return None
+        return args if msgspec.json.decode(encoded) == args else None
     except ENCODING_ERRORS:
         return None
 

@@ -100,6 +100,7 @@ def handler(
     retry_backoff_max: float = 600.0,
     retry_jitter: bool = True,
     turn_timeout_s: float | None = None,
+    throws: tuple[type[BaseException], ...] = (),
 ) -> _HandlerDecorator: ...
 def handler(
     fn: Any = None,
@@ -112,6 +113,7 @@ def handler(
     retry_backoff_max: float = 600.0,
     retry_jitter: bool = True,
     turn_timeout_s: float | None = None,
+    throws: tuple[type[BaseException], ...] = (),
 ) -> Any:
     """Make a method of an entity class a handler.
 
@@ -125,6 +127,7 @@ def handler(
         retry_backoff_max: Longest delay in seconds.
         retry_jitter: Whether each delay is a random one between zero and the computed one.
         turn_timeout_s: Longest run of this handler, in place of `entity_turn_timeout_s`.
+        throws: Exceptions that are part of what the handler does: logged without a traceback, at INFO.
     """
     options = HandlerOptions(
         name=name,
@@ -137,6 +140,7 @@ def handler(
             retry_jitter=retry_jitter,
         ),
         turn_timeout_s=turn_timeout_s,
+        throws=tuple(throws),
     )
     return Handler(fn, options) if fn is not None else lambda function: Handler(function, options)
 

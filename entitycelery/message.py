@@ -30,6 +30,12 @@ class Failure(msgspec.Struct, frozen=True):
     traceback: str = ""
 
 
+class Unknown(Failure, frozen=True, kw_only=True):
+    """Why a message was put off: the code of this process does not know it, and since when that has been so."""
+
+    unknown_since_epoch_s: float
+
+
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message about to be stored. `args` is canonical JSON; instants are seconds since the epoch."""
 
@@ -72,6 +78,8 @@ class Mail(msgspec.Struct, frozen=True):
     sender: str | None
     reply_to: str | None
     expired: bool
+    read_at_epoch_s: float = 0.0
+    unknown_since_epoch_s: float | None = None
 
 
 class StoredState(msgspec.Struct, frozen=True):
@@ -115,12 +123,16 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Retried(msgspec.Struct, frozen=True):
-    """A turn's decision that its message is tried again in `after_s`; `blocking` holds the mailbox back."""
+    """A turn's decision that its message is tried again in `after_s`; `blocking` holds the mailbox back.
+
+    `counts`: it was an attempt, one of those that the handler's retries allow.
+    """
 
     mail: Mail
     after_s: float
     blocking: bool
     failure: Failure
+    counts: bool = True
 
 
 class EntityCommit(msgspec.Struct, frozen=True):
@@ -149,6 +161,76 @@ class PendingMessage(msgspec.Struct, frozen=True):
     last_failure: Failure | None
 
 
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was given up on, with its last failure. `seq` grows in the order of sending."""
+
+    id: str
+    seq: int
+    address: Address
+    operation: str
+    args: str
+    sender: str | None
+    attempts: int
+    crashes: int
+    reason: str
+    failure: Failure
+    sent_at_epoch_s: float
+    died_at_epoch_s: float
+
+
+class DeadLetterFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which dead letters are meant: those that fit everything given; all of them where nothing is.
+
+    `type` also means its aliases. Ages count from the last failure.
+    """
+
+    ids: tuple[str, ...] | None = None
+    type: str | None = None
+    entity_id: str | None = None
+    operation: str | None = None
+    reason: str | None = None
+    older_than_s: float | None = None
+    younger_than_s: float | None = None
+
+
+class ChangeOutcome(StrEnum):
+    """What became of a cancel or a reschedule."""
+
+    CANCELLED = "cancelled"
+    RESCHEDULED = "rescheduled"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What a cancel or a reschedule did. `finished`: its turn, or another end with this `status`, came first."""
+
+    message_id: str
+    outcome: ChangeOutcome
+    status: Status | None
+
+
+class StoredKind(msgspec.Struct, frozen=True):
+    """How many messages or dead letters of an operation, or states of a version, are stored."""
+
+    stored: Literal["message", "dead letter", "state"]
+    type: str
+    operation: str
+    state_version: int
+    count: int
+
+
+class UnknownKind(msgspec.Struct, frozen=True):
+    """What is stored and not known to the code: `why` says which part of it. States have no operation."""
+
+    stored: Literal["message", "dead letter", "state"]
+    type: str
+    operation: str | None
+    state_version: int | None
+    count: int
+    why: str
+
+
 class EntityStatus(msgspec.Struct, frozen=True):
     """What an entity is doing: `idle`, `pending` (mail waits) or `processing` (a drain holds it)."""
 
@@ -156,3 +238,33 @@ class EntityStatus(msgspec.Struct, frozen=True):
     exists: bool
     version: int
     pending: int
+
+
+class TableStats(msgspec.Struct, frozen=True):
+    """One table, on PostgreSQL by its own statistics; bytes with all indexes. None: the database does not say."""
+
+    name: str
+    rows: int
+    dead_rows: int | None
+    size_bytes: int | None
+
+
+class StoreStats(msgspec.Struct, frozen=True):
+    """How much there is in a store.
+
+    Attributes:
+        waiting: Messages that could run now.
+        delayed: Messages, retries too, that are due later.
+        retried: Of both, those that have failed at least once or were put off.
+        oldest_waiting_s: How long the oldest waiting message has been due; None where none waits.
+        replies: How many by status.
+    """
+
+    waiting: int
+    delayed: int
+    retried: int
+    oldest_waiting_s: float | None
+    dead_letters: int
+    replies: dict[str, int]
+    tables: tuple[TableStats, ...]
+    size_bytes: int

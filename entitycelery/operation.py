@@ -10,6 +10,7 @@ import msgspec
 
 from entitycelery import codec
 from entitycelery.exceptions import ConfigurationError, MalformedMessage, SerializationFailed
+from entitycelery.limits import NO_LIMITS, Limits
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,7 @@ class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     retry: RetryPolicy = RetryPolicy()
     turn_timeout_s: float | None = None
+    throws: tuple[type[BaseException], ...] = ()
 
 
 class Operation:
@@ -85,9 +87,9 @@ class Operation:
         """
         try:
             arguments = self._arguments.decode(data)
-        except msgspec.MsgspecError as exc:
+        except codec.DECODING_ERRORS as exc:
             if not isinstance(exc, msgspec.ValidationError):
-                raise MalformedMessage(f"the arguments of {self.label} are not JSON: {exc}") from exc
+                raise MalformedMessage(f"the arguments of {self.label} are not JSON: {codec.said(exc)}") from exc
             name, sentence = codec.place_of(exc)
             raise MalformedMessage(
                 f"argument {name!r} of {self.label}: {sentence}" if name else f"arguments of {self.label}: {sentence}",
@@ -95,17 +97,19 @@ class Operation:
             ) from exc
         return {name: value for name in self._names if (value := getattr(arguments, name)) is not msgspec.UNSET}
 
-    def encode_result(self, result: object) -> str:
+    def encode_result(self, result: object, limits: Limits = NO_LIMITS) -> str:
         """A handler's result as JSON, checked against its return annotation.
 
         Raises:
-            SerializationFailed: It cannot be written, or is not what the annotation says.
+            SerializationFailed: It cannot be written, is not what the annotation says, or larger than the limits.
         """
         data = codec.to_json(result, f"the result of {self.label}")
+        if complaint := limits.against_payload(data):
+            raise SerializationFailed(f"the result of {self.label}: {complaint}")
         try:
             self._result.decode(data)
-        except msgspec.MsgspecError as exc:
-            raise SerializationFailed(f"the result of {self.label}: {exc}") from exc
+        except codec.DECODING_ERRORS as exc:
+            raise SerializationFailed(f"the result of {self.label}: {codec.said(exc)}") from exc
         return data.decode()
 
     def decode_result(self, data: str) -> Any:
@@ -116,8 +120,8 @@ class Operation:
         """
         try:
             return self._result.decode(data)
-        except msgspec.MsgspecError as exc:
-            raise SerializationFailed(f"the stored result of {self.label}: {exc}") from exc
+        except codec.DECODING_ERRORS as exc:
+            raise SerializationFailed(f"the stored result of {self.label}: {codec.said(exc)}") from exc
 
     def _unencodable(self, named: dict[str, Any], error: SerializationFailed) -> MalformedMessage:
         for name, value in named.items():

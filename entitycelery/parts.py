@@ -11,6 +11,7 @@ from celery import Celery
 from celery.result import assert_will_not_block  # type: ignore[attr-defined]
 
 from entitycelery.client.client import Client
+from entitycelery.client.control import Control
 from entitycelery.envelope import Envelope
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.registry import Registry
@@ -29,7 +30,9 @@ class Parts(msgspec.Struct, frozen=True):
     store: SqlStore
     envelope: Envelope
     client: Client
+    control: Control
     host: Host
+    registry: Registry
 
 
 def compose(
@@ -52,7 +55,7 @@ def compose(
             "entity_database_url is not set: a broker is configured, so name the store as well, "
             "for example postgresql://localhost/shop"
         )
-    envelope = Envelope(settings.cluster, settings.shards_per_group, settings.mailbox_capacity)
+    envelope = Envelope(settings.cluster, settings.shards_per_group, settings.mailbox_capacity, settings.limits)
     store = SqlStore(
         driver_url(settings.database_url),
         cluster=settings.cluster,
@@ -69,6 +72,7 @@ def compose(
         may_block=assert_will_not_block,
         async_result=async_result,
     )
+    control = Control(store=store, envelope=envelope, registry=registry, bell=bell)
     host = Host(
         registry=registry,
         store=store,
@@ -77,4 +81,4 @@ def compose(
         bell=bell,
         async_result=async_result,
     )
-    return Parts(settings, store, envelope, client, host)
+    return Parts(settings, store, envelope, client, control, host, registry)

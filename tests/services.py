@@ -20,12 +20,12 @@ import redis
 from kombu.exceptions import OperationalError as BrokerError
 from psycopg2 import sql
 
-from tests.embedded_postgres import EmbeddedPostgres
+from tests.embedded_postgres import DEFAULT_VERSION, EmbeddedPostgres
 
 POSTGRES_VARIABLE = "ENTITY_TEST_POSTGRES_URL"
 REDIS_VARIABLE = "ENTITY_TEST_REDIS_URL"
 AMQP_VARIABLE = "ENTITY_TEST_AMQP_URL"
-# Said in place of a URL: use our own server even where another one runs.
+# Said in place of a URL: use our own server even where another one runs; `embedded-18` names its major version.
 EMBEDDED = "embedded"
 
 LOCAL_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -83,21 +83,21 @@ class Services:
 
     def _find_postgres(self) -> Service:
         given = os.environ.get(POSTGRES_VARIABLE)
-        if given == EMBEDDED:
-            return self._start_embedded(f"{POSTGRES_VARIABLE}={EMBEDDED}")
+        if given and (given == EMBEDDED or given.startswith(f"{EMBEDDED}-")):
+            return self._start_embedded(f"{POSTGRES_VARIABLE}={given}", given.partition("-")[2] or DEFAULT_VERSION)
         service = _probe("PostgreSQL", given, POSTGRES_VARIABLE, LOCAL_POSTGRES, _ping_postgres)
         if service.url or given:
             return service
         return self._start_embedded(str(service.missing))
 
-    def _start_embedded(self, why: str) -> Service:
-        server = EmbeddedPostgres()
+    def _start_embedded(self, why: str, version: str = DEFAULT_VERSION) -> Service:
+        server = EmbeddedPostgres(version=version)
         self._close.append(server.stop)
         try:
             url = server.start()
         except (RuntimeError, AssertionError) as exc:
-            return Service("PostgreSQL", "embedded", missing=f"{why}; {exc}")
-        return Service("PostgreSQL", f"embedded, {_host_of(url)} ({why})", url)
+            return Service(f"PostgreSQL {version}", "embedded", missing=f"{why}; {exc}")
+        return Service(f"PostgreSQL {version}", f"embedded, {_host_of(url)} ({why})", url)
 
     def _find_redis(self) -> Service:
         given = os.environ.get(REDIS_VARIABLE)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from entitycelery.address import Address, ShardId
+from entitycelery.address import Address, ShardId, is_message_id, quoted
 from entitycelery.client.async_replies import AsyncReplies
 from entitycelery.clock import Deadline
 from entitycelery.effects import Send
@@ -27,6 +27,7 @@ from entitycelery.message import AppendOutcome, NewMessage, Reply, StoredState
 from entitycelery.settings import Settings
 from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import ReplyWaiter, Store
+from entitycelery.telemetry import Span, span
 from entitycelery.transports.bell import Bell
 
 _LOOK_AGAIN_S = 0.2
@@ -56,7 +57,12 @@ class Client:
     # Sending
 
     def send(self, sends: Sequence[Send]) -> list[str]:
+        with span("entity.send", messages=len(sends)):
+            return self._send(sends)
+
+    def _send(self, sends: Sequence[Send]) -> list[str]:
         messages = [self._envelope.message(send) for send in sends]
+        self._envelope.check_total(len(sends), sum(len(send.args) for send in sends))
         connections = {id(send.options.connection): send.options.connection for send in sends}
         if len(connections) > 1:
             raise ConfigurationError("all messages of one send_many go through the same options(connection=...)")
@@ -81,9 +87,9 @@ class Client:
             stored = zip(messages, outcomes, strict=True)
             shards = {m.shard for m, outcome in stored if outcome is AppendOutcome.STORED and _due(m)}
             if attended is None:
-                self._bell.mail_stored(shards)
+                self._bell.mail_stored(shards, streaming=True)
             else:
-                self._bell.asked(shards, attended)
+                self._bell.asked(shards, attended, streaming=True)
         return outcomes
 
     def _stored(self, messages: Sequence[NewMessage]) -> tuple[list[AppendOutcome], set[ShardId] | None]:
@@ -119,19 +125,22 @@ class Client:
         self._may_block()
         _refuse_connection(send)
         timeout_s = self._timeout_s(send.options.timeout_s)
-        with self._store.waiter() as waiter:
+        with _ask_span(send) as seen, self._store.waiter() as waiter:
             # Listening began before the insert, so the announcement cannot be missed.
             message = self._envelope.message(send, reply_to=waiter.channel)
+            seen.add(message_id=message.id)
             [outcome] = self._append([message])
             return self._await(message.id, waiter, timeout_s, look_first=outcome is AppendOutcome.DUPLICATE)
 
     async def aask(self, send: Send) -> str:
         _refuse_connection(send)
         timeout_s = self._timeout_s(send.options.timeout_s)
-        channel = await self._async_replies.channel()
-        message = self._envelope.message(send, reply_to=channel)
-        await asyncio.to_thread(self._append, [message])
-        return result_of(await self._areply(message.id, timeout_s))
+        with _ask_span(send) as seen:
+            channel = await self._async_replies.channel()
+            message = self._envelope.message(send, reply_to=channel)
+            seen.add(message_id=message.id)
+            await asyncio.to_thread(self._append, [message])
+            return result_of(await self._areply(message.id, timeout_s))
 
     def result(self, message_id: str, timeout_s: float | None) -> str:
         self._may_block()
@@ -164,7 +173,8 @@ class Client:
                 return None
             # Neither: it may have ended between the two looks.
         raise UnknownMessage(
-            f"message {message_id} was never stored, or its reply is older than entity_reply_retention_s",
+            f"message {message_id if is_message_id(message_id) else quoted(message_id)} was never stored, "
+            "or its reply is older than entity_reply_retention_s",
             message_id=message_id,
         )
 
@@ -173,9 +183,13 @@ class Client:
 
     def _await_reply(self, message_id: str, waiter: ReplyWaiter, timeout_s: float, *, look_first: bool) -> Reply:
         deadline = Deadline(timeout_s)
-        reply = self.reply_now(message_id) if look_first else None
+        reply: Reply | None = None
         while reply is None:
             try:
+                if look_first:
+                    reply = self.reply_now(message_id)
+                    look_first = False
+                    continue
                 waiter.wait(deadline.left_s())
                 reply = self._store.replies([message_id]).get(message_id)
                 if reply is None and deadline.passed:
@@ -208,6 +222,10 @@ class Client:
 
     def _timeout_s(self, given_s: float | None) -> float:
         return self._settings.ask_timeout_s if given_s is None else given_s
+
+
+def _ask_span(send: Send) -> Span:
+    return span("entity.ask", entity_address=str(send.address), operation=send.operation)
 
 
 def _new_nonce() -> str:

@@ -5,6 +5,7 @@ Shared between the thread that runs turns, the event loop's and the watch's; the
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,10 +13,14 @@ from typing import Any
 
 from entitycelery.context import Turn
 from entitycelery.entity_type import EntityType
-from entitycelery.exceptions import KeyConflict, MailboxFull, TurnTimeout
+from entitycelery.exceptions import KeyConflict, MailboxFull, SerializationFailed, TurnTimeout
 from entitycelery.failures import failure_from
-from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, Mailbox, Retried, Status
+from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, Mailbox, NewMessage, Retried, Status
 from entitycelery.runtime.turn import Snapshot, Step
+
+log = logging.getLogger("entitycelery.drain")
+
+UNSTORABLE_PAUSE_S = 60.0
 
 
 class RunningTurn:
@@ -83,19 +88,39 @@ class EntityRun:
         self.steps.clear()
         self.left.clear()
 
-    def fail_refused(self, refused: dict[str, AppendOutcome]) -> None:
+    def fail_unstorable(self, said: str) -> None:
+        """The database does not take these turns: the first one alone is tried, then its failure, then it must wait."""
+        before, step = self.base, self.steps[0]
+        mail = step.turn.mail
+        self.left.clear()
+        self._doomed = self.running is not None
+        if len(self.steps) > 1:
+            self.steps[1:] = []
+            return
+        sentence = f"the store does not take what the turn of {mail.address} {mail.operation} left: {said}"
+        failure = failure_from(SerializationFailed(sentence, address=str(mail.address), message_id=mail.id))
+        if isinstance(step.turn, Ended) and step.turn.status is Status.FAILED:
+            # Even this end: something is wrong with the row itself, which only an operator can mend.
+            self.steps[:] = [Step(Retried(mail, UNSTORABLE_PAUSE_S, False, failure, counts=False), before)]
+        elif isinstance(step.turn, Ended) or step.turn.counts:
+            self.steps[:] = [Step(Ended(mail, Status.FAILED, failure=failure), before)]
+        else:
+            log.error("a message can be neither handled nor put off: %s", sentence)
+            self.give_up()
+
+    def fail_refused(self, refused: dict[NewMessage, AppendOutcome]) -> None:
         """A turn whose outgoing mail was refused failed, and the turns after it run again."""
         for index, step in enumerate(self.steps):
             if not isinstance(step.turn, Ended):
                 continue
-            bad = next((m for m in step.turn.outgoing if m.id in refused), None)
+            bad = next((message for message in step.turn.outgoing if message in refused), None)
             if bad is None:
                 continue
             before = self.steps[index - 1].after if index else self.base
             what = f"the turn's message to {bad.address} {bad.operation}"
             error: KeyConflict | MailboxFull = (
                 KeyConflict(f"{what} has a key that was used with other arguments", address=str(bad.address))
-                if refused[bad.id] is AppendOutcome.CONFLICT
+                if refused[bad] is AppendOutcome.CONFLICT
                 else MailboxFull(f"{what} found the mailbox full", address=str(bad.address))
             )
             failed = Ended(step.turn.mail, Status.FAILED, failure=failure_from(error))

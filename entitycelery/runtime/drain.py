@@ -8,9 +8,9 @@ Safety does not depend on any of this: a commit checks versions and pending mess
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
+import math
 import os
 import queue
 import signal
@@ -21,15 +21,15 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from entitycelery.address import ShardId
-from entitycelery.context import Turn
-from entitycelery.entity_type import EntityType
 from entitycelery.exceptions import StateConflict, TurnTimeout
 from entitycelery.message import Ended, Mail, Mailbox, StoredState
+from entitycelery.runtime import report
 from entitycelery.runtime import turn as turns
 from entitycelery.runtime.batch import EntityRun, RunningTurn, is_asynchronous, uncommitted
-from entitycelery.runtime.turn import Prepared, Step
-from entitycelery.runtime.turn_drain import TurnDrain
+from entitycelery.runtime.turn import Step
+from entitycelery.runtime.turn_runner import TurnRunner
 from entitycelery.storage.port import DrainSession
+from entitycelery.telemetry import happened, span
 
 if TYPE_CHECKING:
     from entitycelery.runtime.host import Host
@@ -41,6 +41,7 @@ LONG_TURN_S = 0.05
 _STREAM = 8
 _LOOKS_AFTER_A_STREAM = 5
 _PAUSE_BETWEEN_LOOKS_S = 0.002
+_LARGEST_COMMIT_BYTES = 32 * 1024 * 1024
 
 
 class Drained(NamedTuple):
@@ -64,10 +65,20 @@ class Drain:
         self._runs: list[EntityRun] = []
         self._unstarted: list[EntityRun] = []
         self._first_done_s: float | None = None
+        self._uncommitted_bytes = 0
         self._turns = 0
         self._async_done: queue.SimpleQueue[EntityRun] = queue.SimpleQueue()
+        self._turn_runner = TurnRunner(
+            host, self._mutex, open_connection=self.open_connection, rollback=session.rollback_turn
+        )
 
     def run(self) -> Drained:
+        with span("entity.drain", shards=[str(shard) for shard in self._shards]) as seen:
+            drained = self._drain()
+            seen.add(turns=drained.turns, more=drained.more)
+            return drained
+
+    def _drain(self) -> Drained:
         deadline_s = time.monotonic() + self._settings.drain_budget_s
         batches = 0
         looks = 0
@@ -132,63 +143,20 @@ class Drain:
             self._commit_when_due()
 
     def _run_turn(self, run: EntityRun, mail: Mail) -> None:
-        ended = turns.refused_outright(mail, self._settings.max_crashes)
-        if ended is not None:
-            self._finished(run, Step(ended, run.snapshot))
-            return
-        before = run.snapshot
-        turn = self._new_turn(run, mail)
-        try:
-            kind, prepared = self._prepare(run, mail, turn)
-            with self._mutex:
-                run.running = RunningTurn(mail, turn)
-            result = self._call(prepared, turn)
-            turn.end()
-            step = turns.done(kind, mail, prepared, turn, result)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's handler
-            turn.end()
-            step = turns.failed(run.kind, mail, before, exc)
-            if turn.has_connection:
-                self._session.rollback_turn()
-            self._finished(run, step)
-            return
-        if turn.has_connection:
+        step, alone = self._turn_runner.run(run, mail)
+        if alone:
             self._commit_alone(run, step)
         else:
             self._finished(run, step)
 
-    def _new_turn(self, run: EntityRun, mail: Mail) -> Turn:
-        return Turn(
-            mail.address,
-            mail.id,
-            attempt=mail.attempt,
-            sender=mail.sender,
-            fence=run.mailbox.fence,
-            envelope=self._host.envelope,
-            host=TurnDrain(self._host, self.open_connection, run, mail),
-        )
-
-    def _prepare(self, run: EntityRun, mail: Mail, turn: Turn) -> tuple[EntityType, Prepared]:
-        kind = run.kind or self._host.registry.get(mail.address.type)
-        return kind, turns.prepare(kind, mail, run.snapshot, turn)
-
-    def _call(self, prepared: Prepared, turn: Turn) -> Any:
-        if not prepared.operation.is_async:
-            return turns.call(prepared, turn)
-        # An entity with handlers of both kinds keeps its order, so this one is awaited here.
-        box: list[Any] = []
-
-        async def run() -> None:
-            box.append(await turns.acall(prepared, turn))
-
-        self._host.loop.submit(run()).result()
-        return box[0]
-
     def _finished(self, run: EntityRun, step: Step) -> None:
         with self._mutex:
             run.finished(step)
-            if self._first_done_s is None:
-                self._first_done_s = time.monotonic()
+            self._first_done_s = self._first_done_s or time.monotonic()
+            self._uncommitted_bytes += step.size
+            if self._uncommitted_bytes >= _LARGEST_COMMIT_BYTES:
+                # Due at once: what goes to the database in one statement has an end.
+                self._first_done_s = -math.inf
 
     # Asynchronous turns: entities whose mail is all for `async def` handlers run beside the others
 
@@ -201,31 +169,10 @@ class Drain:
     async def _arun_entity(self, run: EntityRun) -> None:
         try:
             while run.left and not run.lost:
-                await self._arun_turn(run, run.left.popleft())
+                self._finished(run, await self._turn_runner.arun(run, run.left.popleft()))
                 self._async_done.put(run)
         finally:
             self._async_done.put(run)
-
-    async def _arun_turn(self, run: EntityRun, mail: Mail) -> None:
-        ended = turns.refused_outright(mail, self._settings.max_crashes)
-        if ended is not None:
-            self._finished(run, Step(ended, run.snapshot))
-            return
-        before = run.snapshot
-        turn = self._new_turn(run, mail)
-        running = RunningTurn(mail, turn)
-        running.task = asyncio.current_task()
-        try:
-            kind, prepared = self._prepare(run, mail, turn)
-            with self._mutex:
-                run.running = running
-            result = await turns.acall(prepared, turn)
-            turn.end()
-            step = turns.done(kind, mail, prepared, turn, result)
-        except (Exception, SystemExit, asyncio.CancelledError) as exc:  # noqa: BLE001 - the user's handler
-            turn.end()
-            step = turns.failed(run.kind, mail, before, running.timed_out or exc)
-        self._finished(run, step)
 
     def _await_asynchronous(self, started: list[Future[None]]) -> None:
         while not all(future.done() for future in started):
@@ -246,26 +193,39 @@ class Drain:
     def _commit(self, *, last: bool) -> None:
         """Commit finished turns; the mutex is held."""
         self._first_done_s = None
+        self._uncommitted_bytes = 0
         finished = uncommitted(self._runs)
         if not finished:
             if last:
                 # Mail that goes back unhandled must not look as if it were running here.
                 self._session.keep_only((), ())
             return
-        while True:
-            result = self._session.commit([run.commit() for run in finished], last=last)
-            if not result.refused:
-                break
-            for run in finished:
-                run.fail_refused(result.refused)
+        with span("entity.commit", entities=len(finished)) as seen:
+            while True:
+                result = self._session.commit([run.commit() for run in finished], last=last)
+                if not result.refused:
+                    break
+                for run in finished:
+                    run.fail_refused(result.refused)
+            seen.add(turns=sum(len(run.steps) for run in finished), lost=len(result.lost))
         steps: list[Step] = []
         for run in finished:
             if run.address in result.lost:
-                log.info("turns lost to another writer", extra={"entity_address": str(run.address)})
-                run.give_up()
+                self._lost(run)
+            elif run.address in result.unstorable:
+                run.fail_unstorable(result.unstorable[run.address])
             else:
                 steps += run.committed()
         self._after_commit(steps)
+        if result.unstorable:
+            self._commit(last=last)
+
+    def _lost(self, run: EntityRun) -> None:
+        for step in run.steps:
+            fields = report.described(step.turn.mail, self._host.envelope.shard)
+            log.info("turn lost to another writer", extra=fields)
+            happened("entity.turn.lost", **fields)
+        run.give_up()
 
     def _commit_alone(self, run: EntityRun, step: Step) -> None:
         """Commit a turn that used its own transaction."""
@@ -284,12 +244,13 @@ class Drain:
                 run.finished(turns.failed(run.kind, step.turn.mail, run.snapshot, result.error))
                 self._first_done_s = time.monotonic()
             elif result.lost:
-                run.give_up()
+                self._lost(run)
             else:
                 self._after_commit(run.committed())
 
     def _after_commit(self, steps: list[Step]) -> None:
         self._turns += len(steps)
+        report.committed(steps, self._host.envelope.shard)
         ended = [step.turn for step in steps if isinstance(step.turn, Ended)]
         written = {m.shard for turn in ended for m in turn.outgoing if not (m.delay_s or m.deliver_at_epoch_s)}
         if self._attending:
@@ -304,12 +265,17 @@ class Drain:
             if not run.lost:
                 mailbox = run.mailbox
                 stored = StoredState(run.version, run.base.state_version, run.base.state)
-                opened = self._session.open_turn(
-                    Mailbox(mailbox.address, mailbox.lock_key, stored, mailbox.fence, mailbox.mail), mail
-                )
+                opened = None
+                try:
+                    opened = self._session.open_turn(
+                        Mailbox(mailbox.address, mailbox.lock_key, stored, mailbox.fence, mailbox.mail), mail
+                    )
+                finally:
+                    if opened is None:
+                        # Not the handler's failure, not even when the database is away: the message runs again.
+                        run.give_up()
                 if opened is not None:
                     return opened
-                run.give_up()
         raise StateConflict(
             f"another writer was faster with {mail.address}: this attempt does not count",
             address=str(mail.address),
@@ -324,9 +290,11 @@ class Drain:
         if not long:
             return
         with self._mutex:
-            self._commit_when_due()
-            if self._unstarted or self._attending:
-                self._give_back()
+            # Where the turn's transaction is the only writer, nobody could take what is given back: it waits.
+            if not self._session.must_not_write:
+                self._commit_when_due()
+                if self._unstarted or self._attending:
+                    self._give_back()
         for run in long:
             turn = run.running
             if turn is not None and now_s - turn.started_s >= self._timeout_s(run, turn.mail):
@@ -356,7 +324,9 @@ class Drain:
         mail = running.mail
         sentence = f"the turn ran longer than {self._timeout_s(run, mail):g} s"
         error = running.timed_out = TurnTimeout(sentence, address=str(mail.address), message_id=mail.id)
-        log.error("turn timed out", extra={"entity_address": str(mail.address), "message_id": mail.id})
+        fields = report.described(mail, self._host.envelope.shard)
+        log.error("turn timed out", extra=fields)
+        happened("entity.turn.timeout", **fields)
         if running.task is not None:
             running.task.get_loop().call_soon_threadsafe(self._cancel, run, running)
             return

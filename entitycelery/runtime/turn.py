@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from entitycelery.context import Turn
-from entitycelery.entity_type import EntityType
+from entitycelery.entity_type import DELETE, EntityType
 from entitycelery.exceptions import MalformedMessage, Quarantined
 from entitycelery.failures import failure_from
+from entitycelery.limits import NO_LIMITS, Limits
 from entitycelery.message import Ended, Mail, Retried, Status
 from entitycelery.operation import Operation, RetryPolicy
 from entitycelery.port import current_port
@@ -25,15 +26,28 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The outcome of one turn and the state after it."""
+    """The outcome of one turn and the state after it; `expected`: the handler says that it may fail so."""
 
     turn: Ended | Retried
     after: Snapshot
+    expected: bool = False
+
+    @property
+    def size(self) -> int:
+        """About how many bytes a commit writes for it."""
+        turn, state = self.turn, self.after.state
+        size = len(state) if state is not None else 0
+        if isinstance(turn, Ended):
+            size += len(turn.result or "")
+            for message in turn.outgoing:
+                size += len(message.args)
+        return size
 
 
 class Prepared(msgspec.Struct, frozen=True):
     """A turn that is ready to call its handler."""
 
+    kind: EntityType
     entity: Any
     operation: Operation
     arguments: dict[str, Any]
@@ -57,12 +71,14 @@ def prepare(kind: EntityType, mail: Mail, before: Snapshot, turn: Turn) -> Prepa
     Raises:
         UnknownOperation, MalformedMessage, StateConflict: The message fails for it.
     """
-    operation = kind.operation(mail.operation)
+    operation = kind.deletion if mail.operation == DELETE else kind.operation(mail.operation)
     arguments = operation.decode(mail.args)
     model = kind.model
-    entity = model.new() if before.state is None else model.load(before.state, before.state_version)
+    # An entity can be deleted whatever its state has become: it is not loaded for it.
+    is_new = before.state is None or operation is kind.deletion
+    entity = model.new() if is_new else model.load(before.state or "", before.state_version)
     entity.__dict__["_turn"] = turn
-    return Prepared(entity, operation, arguments)
+    return Prepared(kind, entity, operation, arguments)
 
 
 def call(prepared: Prepared, turn: Turn) -> Any:
@@ -83,14 +99,15 @@ async def acall(prepared: Prepared, turn: Turn) -> Any:
         current_port.reset(token)
 
 
-def done(kind: EntityType, mail: Mail, prepared: Prepared, turn: Turn, result: Any) -> Step:
+def done(mail: Mail, prepared: Prepared, turn: Turn, result: Any, limits: Limits = NO_LIMITS) -> Step:
     """The step of a handler that returned.
 
     Raises:
         SerializationFailed, StateConflict: The result or the state cannot be stored; the message fails for it.
     """
-    encoded = prepared.operation.encode_result(result)
-    state = None if turn.deleted else kind.model.dump(prepared.entity).decode()
+    encoded = prepared.operation.encode_result(result, limits)
+    kind = prepared.kind
+    state = None if turn.deleted else kind.model.dump(prepared.entity, limits).decode()
     ended = Ended(mail, Status.DONE, result=encoded, outgoing=tuple(turn.outgoing))
     return Step(ended, Snapshot(state, kind.model.state_version))
 
@@ -107,7 +124,8 @@ def failed(
     policy = operation.options.retry if operation else RetryPolicy()
     failure = failure_from(exc)
     if not isinstance(exc, policy.autoretry_for) or isinstance(exc, MalformedMessage):
-        return Step(Ended(mail, Status.FAILED, failure=failure), before)
+        expected = operation is not None and isinstance(exc, operation.options.throws)
+        return Step(Ended(mail, Status.FAILED, failure=failure), before, expected)
     if policy.max_retries is not None and mail.attempt >= policy.max_retries:
         return Step(Ended(mail, Status.DEAD, failure=failure), before)
     blocking = kind is not None and kind.on_failure == "block"
@@ -116,6 +134,6 @@ def failed(
 
 def retry_delay_s(policy: RetryPolicy, attempt: int, jitter: Callable[[float, float], float]) -> float:
     """Seconds until the next attempt: Celery's exponential back-off with full jitter."""
-    factor = 2 ** min(attempt, 40) if policy.exponential else 1
+    factor = 2 ** max(0, min(attempt, 40)) if policy.exponential else 1
     delay_s = min(policy.retry_backoff_max_s, policy.retry_backoff_s * factor)
     return jitter(0.0, delay_s) if policy.retry_jitter and policy.exponential else delay_s

@@ -15,6 +15,9 @@ import msgspec
 from entitycelery.address import Address, ShardId
 from entitycelery.message import (
     AppendOutcome,
+    Change,
+    DeadLetter,
+    DeadLetterFilter,
     EntityCommit,
     Failure,
     Mail,
@@ -22,6 +25,7 @@ from entitycelery.message import (
     NewMessage,
     PendingMessage,
     Reply,
+    StoredKind,
     StoredState,
 )
 
@@ -47,12 +51,14 @@ class CommitResult(msgspec.Struct, frozen=True):
 
     When `refused` is not empty nothing was committed: the turns that sent those messages have failed. Nor was
     anything when there is an `error`: what the database said to the end of a turn's own transaction, such as a
-    violated constraint, so that the turn has failed.
+    violated constraint, so that the turn has failed. `unstorable` are entities whose turns the database does not take,
+    and what it said; nothing of theirs was committed.
     """
 
     lost: frozenset[Address]
-    refused: dict[str, AppendOutcome]
+    refused: dict[NewMessage, AppendOutcome]
     error: Exception | None = None
+    unstorable: Mapping[Address, str] = MappingProxyType({})
 
 
 class ReplyWaiter(Protocol):
@@ -112,6 +118,31 @@ class Store(Protocol):
     def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
         """Pending messages, oldest first."""
 
+    def cancel(self, message_id: str) -> tuple[Change, ShardId | None]:
+        """End a pending message with the reply `cancelled`, and tell whoever waits; a shard to ring for, if any."""
+
+    def reschedule(
+        self, message_id: str, *, delay_s: float | None, deliver_at_epoch_s: float | None
+    ) -> tuple[Change, ShardId | None]:
+        """Give a pending message another due time; a shard to ring for, if any."""
+
+    def dead_letters(
+        self, wanted: DeadLetterFilter, types: Collection[str] | None, after: int, limit: int
+    ) -> list[DeadLetter]:
+        """Dead letters in the order of sending, from behind `seq` `after`; of these types, where given."""
+
+    def dead_letter_ids(self, wanted: DeadLetterFilter, types: Collection[str] | None) -> list[str]:
+        """The ids of all such dead letters, in the order of sending."""
+
+    def retry_dead(self, ids: Collection[str]) -> list[NewMessage]:
+        """Make those dead letters pending messages again, all in one transaction; the messages stored."""
+
+    def discard_dead(self, ids: Collection[str]) -> list[str]:
+        """Delete those dead letters, all in one transaction; the ids of those that were there."""
+
+    def census(self) -> list[StoredKind]:
+        """Every kind of message, dead letter and state that is stored, with its number; reads whole tables."""
+
     def drain_session(
         self, *shards: ShardId, names: Mapping[str, str] = NO_ALIASES
     ) -> AbstractContextManager[DrainSession]:
@@ -165,6 +196,10 @@ class DrainSession(Protocol):
 
     def commit_turn(self, commit: EntityCommit) -> CommitResult:
         """Commit the transaction of `open_turn` together with the turn."""
+
+    @property
+    def must_not_write(self) -> bool:
+        """Whether a write by another thread would wait for the transaction of `open_turn`."""
 
     def rollback_turn(self, *, interrupt: bool = False) -> None:
         """Undo the transaction of `open_turn`; `interrupt` does so from another thread while user code runs."""

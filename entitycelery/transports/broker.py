@@ -5,11 +5,12 @@ A wake-up names its shard in its headers and has no body, so no serializer setti
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, pools
 from kombu.exceptions import ChannelError, KombuError
 
 from entitycelery.address import ShardId, queue_name
@@ -18,16 +19,19 @@ from entitycelery.exceptions import TransportFailed
 DRAIN_TASK = "entitycelery.drain"
 _UNUSED_QUEUE_LIVES_MS = 24 * 3600 * 1000
 _MOST_WAITING = 16
+_ANSWER_WITHIN_S = 1.0
 
 
 class BrokerRinger:
-    """Publishes wake-ups through the app's producer pool."""
+    """Publishes wake-ups through the app's producer pool; on Redis through one that does not wait for ever."""
 
     def __init__(self, app: Celery, cluster: str, expires_s: float) -> None:
         self._app = app
         self._cluster = cluster
         self._expires_s = expires_s
         self._since_look: dict[ShardId, int] = {}
+        self._pid = 0
+        self._impatient: pools.ProducerPool | None = None
 
     def ring(self, shards: Sequence[ShardId]) -> None:
         """Send one wake-up to each shard; they expire.
@@ -37,7 +41,7 @@ class BrokerRinger:
         """
         errors: tuple[type[BaseException], ...] = (KombuError, OSError)
         try:
-            with self._app.producer_pool.acquire(block=True, timeout=2.0) as producer:
+            with self._producers().acquire(block=True, timeout=2.0) as producer:
                 connection: Any = producer.connection
                 errors += connection.connection_errors + connection.channel_errors
                 if not connection.connected:
@@ -65,6 +69,22 @@ class BrokerRinger:
         except errors as exc:
             raise TransportFailed(f"the broker did not take a wake-up: {exc!r}") from exc
 
+    def _producers(self) -> Any:
+        if self._pid != os.getpid():
+            self._pid, self._impatient = os.getpid(), self._impatient_producers()
+        return self._impatient or self._app.producer_pool
+
+    def _impatient_producers(self) -> pools.ProducerPool | None:
+        """Our own on Redis, which answers every publish: with the app's a sender would hang as long as the server."""
+        connection = self._app.connection_for_write()
+        if connection.transport.driver_type != "redis":
+            return None
+        limits = {"socket_timeout": _ANSWER_WITHIN_S, "socket_connect_timeout": _ANSWER_WITHIN_S}
+        options = {**limits, **(connection.transport_options or {})}
+        limit = self._app.pool.limit
+        connections = self._app.connection_for_write(transport_options=options).Pool(limit=limit)
+        return pools.ProducerPool(connections, limit=limit)
+
     def _has_enough(self, channel: Any, shard: ShardId) -> bool:
         # Redis and the folder keep what nobody consumes for ever: senders at night must not fill them.
         self._since_look[shard] = rung = self._since_look.get(shard, 0) + 1
@@ -79,10 +99,10 @@ class BrokerRinger:
         return waiting >= _MOST_WAITING
 
 
-def rung_shard(headers: Mapping[str, Any]) -> ShardId | None:
+def rung_shard(headers: Mapping[str, Any] | None) -> ShardId | None:
     """The shard that a wake-up is for; None if it is a foreign message."""
-    group, number = headers.get("entity_group"), headers.get("entity_shard")
-    return ShardId(group, number) if isinstance(group, str) and isinstance(number, int) else None
+    group, number = (headers or {}).get("entity_group"), (headers or {}).get("entity_shard")
+    return ShardId(group, number) if isinstance(group, str) and type(number) is int else None
 
 
 def shard_queue(cluster: str, shard: ShardId, expires_s: float) -> Queue:

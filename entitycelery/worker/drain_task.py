@@ -6,8 +6,11 @@ of the app's task settings (time limits, rate limits, annotations, serializers, 
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +20,11 @@ from celery import Task
 from entitycelery.address import ShardId
 from entitycelery.app import current_entities
 from entitycelery.exceptions import StoreUnavailable
+from entitycelery.settings import Settings
 from entitycelery.transports.broker import DRAIN_TASK, rung_shard
+from entitycelery.worker.drain_request import DrainRequest
+from entitycelery.worker.logs import set_up_worker_log
+from entitycelery.worker.termination import process_may_be_ended
 
 log = logging.getLogger("entitycelery.drain")
 
@@ -51,12 +58,24 @@ def run_drain(group: str, numbers: Sequence[int], may_end_process: bool) -> bool
     """
     shards = [ShardId(group, number) for number in numbers]
     try:
-        return current_entities().host.drain(*shards, may_end_process=may_end_process).more
+        entities = current_entities()
+        _prepare_process(os.getpid(), entities.settings, is_pools_own=may_end_process)
+        with process_may_be_ended():
+            return entities.host.drain(*shards, may_end_process=may_end_process).more
     except StoreUnavailable as exc:
         log.warning("drain stopped, the sweep will ring again: %s", exc)
     except Exception:
         log.exception("drain failed", extra={"group": group, "shards": numbers})
     return False
+
+
+@functools.lru_cache(maxsize=1)
+def _prepare_process(_pid: int, settings: Settings, *, is_pools_own: bool) -> None:
+    # Processes that the pool spawns have handlers of their own; forked ones inherit them as they are.
+    set_up_worker_log(settings)
+    if is_pools_own:
+        # What the app imported stays; the collector need not look through it again every few batches.
+        gc.freeze()
 
 
 class Dispatcher:
@@ -71,7 +90,7 @@ class Dispatcher:
     def __init__(self, *, slots: Callable[[], int], may_end_process: bool) -> None:
         self._slots = slots
         self._may_end_process = may_end_process
-        self._hosted: Sequence[ShardId] = ()
+        self._hosted: dict[ShardId, None] = {}
         self._mutex = threading.Lock()
         self._waiting: dict[ShardId, None] = {}
         self._running: set[DrainRequest] = set()
@@ -89,16 +108,31 @@ class Dispatcher:
     ) -> None:
         """Use this consumer's way into the pool; `later` calls something from its loop.
 
+        When the broker's connection was lost, the worker has thrown away whatever no pool slot had begun, and nobody
+        reports the end of that. Those drains are asked for anew.
+
         Args:
             ends_in_slot: Whether a drain still occupies its slot of the pool when it reports its end.
         """
         self._submit = submit
         self._later = later
         self._ends_in_slot = ends_in_slot
+        with self._mutex:
+            thrown_away = {request for request in self._running if not request.accepted}
+            self._running -= thrown_away
+            for request in thrown_away:
+                request.forget()
+            self._waiting.update(dict.fromkeys(shard for request in thrown_away for shard in request.shards))
+        if self._waiting:
+            later(self.dispatch)
 
     def host(self, shards: Sequence[ShardId]) -> None:
         """These shards' queues are consumed here."""
-        self._hosted = shards
+        self._hosted = dict.fromkeys(shards)
+
+    def hosts(self, shard: ShardId) -> bool:
+        """Whether this worker works on the shard."""
+        return shard in self._hosted
 
     def wake(self, *shards: ShardId) -> None:
         """Wake-ups arrived, or a drain left work behind."""
@@ -121,7 +155,7 @@ class Dispatcher:
             taken = of_group[: math.ceil(len(of_group) / free)]
             for shard in taken:
                 del self._waiting[shard]
-            request = DrainRequest(self, taken)
+            request = DrainRequest(DrainTask, taken, apply=self.apply, ended=self.ended)
             self._running.add(request)
         self._submitting.now = True
         try:
@@ -131,7 +165,7 @@ class Dispatcher:
         if request in self._running:
             self.dispatch()
 
-    def ended(self, request: DrainRequest, *, again: bool) -> None:
+    def ended(self, request: DrainRequest, again: bool) -> None:
         """A drain is over."""
         with self._mutex:
             self._running.discard(request)
@@ -156,32 +190,11 @@ class Dispatcher:
         pool.apply_async(
             run_drain,
             args=(request.shards[0].group, numbers, self._may_end_process),
+            accept_callback=request.on_accepted,
             callback=request.on_done,
             error_callback=request.on_lost,
             **limits,
         )
-
-
-class DrainRequest:
-    """One drain on its way through the worker; quacks like Celery's Request where the worker needs it."""
-
-    __slots__ = ("_dispatcher", "shards")
-
-    def __init__(self, dispatcher: Dispatcher, shards: Sequence[ShardId]) -> None:
-        self._dispatcher = dispatcher
-        self.shards = shards
-
-    def execute_using_pool(self, pool: Any, **_: Any) -> None:
-        self._dispatcher.apply(pool, self)
-
-    def on_done(self, more: Any) -> None:
-        """The drain is over; it has reported what went wrong itself."""
-        self._dispatcher.ended(self, again=more is True)
-
-    def on_lost(self, info: Any) -> None:
-        """The pool process ended under the drain; its claims went with it, so others can go on at once."""
-        log.warning("a pool process ended during a drain: %s", getattr(info, "exception", info))
-        self._dispatcher.ended(self, again=True)
 
 
 def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., None]:
@@ -193,12 +206,15 @@ def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., Non
         ends_in_slot=bool(getattr(consumer.pool, "is_green", False)),
     )
 
-    def on_wakeup(message: Any, _body: Any, ack: Any, _reject: Any, _callbacks: Any, **_: Any) -> None:
+    def on_wakeup(message: Any, _body: Any, ack: Any, _reject: Any, callbacks: Any, **_: Any) -> None:
         ack(log, consumer.connection_errors)
         shard = rung_shard(message.headers)
-        if shard is None:
-            log.warning("a foreign message on a shard's queue was dropped", extra={"headers": dict(message.headers)})
+        if shard is None or not dispatcher.hosts(shard):
+            log.warning("a foreign message on a shard's queue was dropped", extra={"headers": message.headers})
             return
         dispatcher.wake(shard)
+        # An autoscaler counts the worker's requests whenever something arrives, and only then at once.
+        for callback in callbacks:
+            callback(message)
 
     return on_wakeup

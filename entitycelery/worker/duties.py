@@ -100,6 +100,17 @@ class CommitRelay(Duty):
         self._bell.ring(self._store.committed_shards())
 
 
+class Remains(Duty):
+    """Removes what dead drains left behind; until then it costs others a look."""
+
+    def __init__(self, store: SqlStore, settings: Settings) -> None:
+        super().__init__(settings.refresh_interval_s)
+        self._store = store
+
+    def tick(self) -> None:
+        self._store.remove_remains()
+
+
 class CleanUp(Duty):
     """Removes replies that are older than the retention, in small batches."""
 

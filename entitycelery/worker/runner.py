@@ -21,7 +21,8 @@ from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url
 from entitycelery.transports.bell import Bell
 from entitycelery.transports.broker import BrokerRinger
-from entitycelery.worker.duties import CleanUp, CommitRelay, DueMail, Duty, Sweep
+from entitycelery.worker.duties import CleanUp, CommitRelay, DueMail, Duty, Remains, Sweep
+from entitycelery.worker.logs import set_up_runner_log
 
 log = logging.getLogger("entitycelery.runner")
 
@@ -33,9 +34,9 @@ def main() -> None:
     # Ctrl-C reaches the whole process group; the worker tells us when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop = _readable_on_sigterm()
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s: %(levelname)s/runner] %(message)s")
     configuration: dict[str, Any] = pickle.load(sys.stdin.buffer)
     settings: Settings = configuration["settings"]
+    set_up_runner_log(settings)
     store = SqlStore(
         driver_url(str(settings.database_url)),
         cluster=settings.cluster,
@@ -50,6 +51,7 @@ def main() -> None:
         Sweep(store, bell, settings),
         DueMail(store, bell, settings),
         CommitRelay(store, bell, settings),
+        Remains(store, settings),
         CleanUp(store, settings),
     ]
     _run(duties, configuration["parent_pid"], stop)

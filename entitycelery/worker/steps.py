@@ -11,9 +11,11 @@ from celery import bootsteps
 
 from entitycelery.address import ShardId
 from entitycelery.app import EntityCelery, entities_of
-from entitycelery.exceptions import EntityError
+from entitycelery.exceptions import EntityError, StoreUnavailable
+from entitycelery.settings import Settings
 from entitycelery.transports.broker import shard_queue
 from entitycelery.worker.drain_task import Dispatcher, DrainTask
+from entitycelery.worker.logs import set_up_worker_log
 from entitycelery.worker.process import RunnerProcess
 
 log = logging.getLogger("entitycelery.worker")
@@ -43,12 +45,9 @@ class RunnerStep(bootsteps.StartStopStep):
         except EntityError as exc:
             # Nothing has started yet; a sentence serves better than a traceback.
             raise SystemExit(f"entitycelery: {exc}") from exc
+        set_up_worker_log(entities.settings)
         w.app.register_task(DrainTask())
-        # The pool is made after this step; an autoscaled one changes its size.
-        w.entity_dispatcher = Dispatcher(
-            slots=lambda: max(1, min(w.pool.num_processes, entities.settings.connections)),
-            may_end_process=_is_prefork(w),
-        )
+        w.entity_dispatcher = Dispatcher(slots=lambda: _slots(w, entities.settings), may_end_process=_is_prefork(w))
         w.entity_runner = RunnerProcess(entities)
         w.entity_runner.start()
 
@@ -56,12 +55,10 @@ class RunnerStep(bootsteps.StartStopStep):
         if not getattr(w, "quiet", False):
             print("\n".join(self._banner(w)), file=sys.__stdout__, flush=True)
 
-    def stop(self, w: Any) -> None:
+    def close(self, w: Any) -> None:
+        # Not in stop(): whether the pool, which waits for its turns there, comes before this step or after is chance.
         if w.entity_runner is not None:
             w.entity_runner.stop()
-
-    def terminate(self, w: Any) -> None:
-        self.stop(w)
 
     def _banner(self, w: Any) -> list[str]:
         if self._why_not:
@@ -86,7 +83,7 @@ class ShardQueuesStep(bootsteps.StartStopStep):
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         self._watch: Any = None
-        self._cleared = False
+        self._is_first = True
         super().__init__(c, **kwargs)
 
     def start(self, c: Any) -> None:
@@ -98,10 +95,11 @@ class ShardQueuesStep(bootsteps.StartStopStep):
         for shard in shards:
             c.task_consumer.add_queue(shard_queue(settings.cluster, shard, settings.wakeup_expires_s))
         c.controller.entity_dispatcher.host(shards)
-        if not self._cleared:
+        if self._is_first:
+            self._is_first = False
             self._clear_left_over(c)
-            self._cleared = True
-        c.task_consumer.consume()
+            _warn_of_server(entities_of(c.app), drains=_slots(c.controller, settings))
+        # Celery's loop begins to consume: before it does, a message would find no callback.
         self._watch = c.timer.call_repeatedly(settings.refresh_interval_s, runner.ensure_alive)
 
     def stop(self, c: Any) -> None:
@@ -140,9 +138,35 @@ def _selects_queues(w: Any) -> bool:
     return w.app.amqp.queues._consume_from is not None
 
 
+def _most_processes(w: Any) -> int:
+    # The pool is made after our step. An autoscaled one grows with what is asked of it, so ask for all it may give.
+    autoscaler = getattr(w, "autoscaler", None)
+    if autoscaler:
+        most: int = autoscaler.max_concurrency
+    elif w.pool.is_green:
+        # Before Celery 5.7 num_processes was how many greenlets are busy.
+        most = w.pool.limit
+    else:
+        most = w.pool.num_processes
+    return most
+
+
+def _slots(w: Any, settings: Settings) -> int:
+    return max(1, min(_most_processes(w), settings.connections))
+
+
 def _is_prefork(w: Any) -> bool:
     pool = w.pool_cls if isinstance(w.pool_cls, str) else w.pool_cls.__module__
     return pool == "processes" or pool.startswith(("prefork", "celery.concurrency.prefork"))
+
+
+def _warn_of_server(entities: EntityCelery, drains: int) -> None:
+    try:
+        concerns = entities.store.concerns(drains, entities.settings.batch_size)
+    except StoreUnavailable as exc:
+        concerns = [f"the settings of the database server could not be read: {exc}"]
+    for sentence in concerns:
+        log.warning("%s", sentence)
 
 
 def _check_store(entities: EntityCelery) -> None:

@@ -18,12 +18,14 @@ from uuid import uuid4
 import redis
 from kombu import Connection
 
+from entitycelery.transports.folder import configure as folder_settings
 from tests.celery.workers import Worker
 from tests.conftest import url_or_skip
 from tests.services import REDIS_MARKER, Services, fresh_postgres_database
 
 BROKERS = ("amqp", "redis", "folder")
 POOLS = ("prefork", "threads", "solo", "gevent")
+STORES = ("postgresql", "sqlite")
 _BANK = Path(__file__).parent / "apps" / "bank.py"
 
 _serial = itertools.count()
@@ -95,7 +97,7 @@ class Bank:
 def open_bank(
     services: Services, folder: Path, broker: str, *, store: str | None = None, **conf: Any
 ) -> Iterator[Bank]:
-    """A bank on a broker of BROKERS: the servers' ones keep their messages in PostgreSQL, the folder's in SQLite."""
+    """A bank on one of BROKERS and one of STORES: without a store, PostgreSQL for servers and SQLite for the folder."""
     cluster = f"t_{uuid4().hex[:10]}"
     settings: dict[str, Any] = {
         "entity_cluster": cluster,
@@ -114,6 +116,9 @@ def open_bank(
             settings["entity_database_url"] = stack.enter_context(fresh_postgres_database(server))
         if broker != "folder":
             settings["broker_url"] = url_or_skip(getattr(services, broker)())
+        elif store == "postgresql":
+            # Beside a SQLite file it need not be named.
+            settings.update(folder_settings(conf, folder / "broker"))
         if broker == "redis":
             _mark_as_ours(settings["broker_url"])
         if broker == "amqp":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,15 @@ from tests.celery.banks import Bank, open_bank
 from tests.celery.conftest import OpenBank
 from tests.services import Services
 from tests.waiting import eventually
+
+
+def hostile_settings() -> list[str]:
+    """The names in apps/hostile.py, which can be imported in a worker only."""
+    program = (Path(__file__).parent / "apps" / "hostile.py").read_text()
+    assigned = [node for node in ast.parse(program).body if isinstance(node, ast.AnnAssign)]
+    table = next(node.value for node in assigned if isinstance(node.value, ast.Dict))
+    return [key.value for key in table.keys if isinstance(key, ast.Constant)]
+
 
 LIMITS = ("--time-limit", "1", "--soft-time-limit", "1", "--max-tasks-per-child", "1")
 # Longer than every time limit, which are 1 s.
@@ -74,7 +85,7 @@ def test_delayed_message_comes_under_all_hostile_settings(bank: Bank) -> None:
     assert bank.Journal.ref("late").stamp.options(delay_s=0.3).send(1).result(timeout_s=30)
 
 
-@pytest.mark.parametrize("setting", ["limits", "rate", "late", "queues", "recycled", "task-class"])
+@pytest.mark.parametrize("setting", hostile_settings())
 def test_each_hostile_setting_alone_harms_no_entity(new_bank: OpenBank, setting: str) -> None:
     bank = new_bank("redis", entity_shards_per_group=4)
     bank.worker(hostile=setting)

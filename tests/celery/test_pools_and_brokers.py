@@ -1,4 +1,4 @@
-"""The first promises on every pool and every broker, each with a real worker."""
+"""The first promises on every pool, every broker and every store, each combination with a real worker."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from collections.abc import Iterator
 import pytest
 
 from tests.celery.apps.errors import InsufficientFunds
-from tests.celery.banks import BROKERS, POOLS, Bank, open_bank
+from tests.celery.banks import BROKERS, POOLS, STORES, Bank, open_bank
+from tests.celery.ledgers import Load
 from tests.services import Services
 from tests.waiting import eventually
 
+# The one failure of a handler that is meant.
+EXPECTED = "turn failed: tests.celery.apps.errors.InsufficientFunds"
+COMBINATIONS = [(pool, broker, store) for store in STORES for broker in BROKERS for pool in POOLS]
 
-@pytest.fixture(scope="module", params=[(broker, pool) for broker in BROKERS for pool in POOLS], ids="-".join)
+
+@pytest.fixture(scope="module", params=COMBINATIONS, ids="-".join)
+def combination(request: pytest.FixtureRequest) -> tuple[str, str, str]:
+    chosen: tuple[str, str, str] = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
 def bank(
-    request: pytest.FixtureRequest, services: Services, tmp_path_factory: pytest.TempPathFactory
+    combination: tuple[str, str, str], services: Services, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bank]:
-    broker, pool = request.param
-    with open_bank(services, tmp_path_factory.mktemp("bank"), broker) as opened:
+    pool, broker, store = combination
+    with open_bank(services, tmp_path_factory.mktemp("bank"), broker, store=store) as opened:
         worker = opened.worker(pool=pool)
         yield opened
-        assert "Traceback" not in worker.log(), worker.log_tail()
+        assert worker.log().count("Traceback") == worker.log().count(EXPECTED), worker.log_tail()
 
 
 def test_ask_returns_what_the_handler_returned(bank: Bank) -> None:
@@ -101,3 +112,16 @@ def test_ordinary_tasks_run_beside_entities(bank: Bank) -> None:
     bank.leave_mark_task.delay("task-ran")
 
     assert eventually(lambda: bank.mark("task-ran"))
+
+
+def test_load_of_a_killed_worker_is_handled_once_and_in_order_by_the_next(
+    bank: Bank, combination: tuple[str, str, str]
+) -> None:
+    """The last one, since it ends the worker that the others share."""
+    with Load(bank, senders=2, messages=24, journals=3) as load:
+        load.await_handled(6)
+        bank.workers[0].kill_tree()
+
+    bank.worker(pool=combination[0])
+
+    load.assert_each_applied_once_in_order()

@@ -70,6 +70,11 @@ class Note(Entity):
     def add(self, line: str) -> int:
         self.lines.append(line)
         return len(self.lines)
+
+    @handler(autoretry_for=(OSError,), max_retries=0)
+    def copy(self, name: str) -> int:
+        self.lines.append(Path("{folder}", name).read_text())
+        return len(self.lines)
 """
 
 
@@ -110,12 +115,12 @@ class Project:
         text = APP.format(name=self.name, folder=self.folder, database_url=self.database_url, cluster=cluster)
         (self.folder / f"{self.name}.py").write_text(text)
 
-    def __call__(self, *words: str) -> Ran:
+    def __call__(self, *words: str, stdin: bytes | None = None) -> Ran:
         """`entitycelery -A app words`, in this process: what a command says and how it ends."""
         before = os.getcwd()
         os.chdir(self.folder)
         try:
-            result = CliRunner().invoke(entitycelery, ["-A", self.name, *words], prog_name="entitycelery")
+            result = CliRunner().invoke(entitycelery, ["-A", self.name, *words], input=stdin, prog_name="entitycelery")
         finally:
             os.chdir(before)
             # Every command begins in a process of its own: it finds neither this one's folder nor its options.

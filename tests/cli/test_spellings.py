@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from entitycelery.cli.group import COMMANDS
 from tests.cli.support import COMMAND_TIMEOUT_S, Project, environment, run_process, script
 
 # What only a command that needs the app may import.
@@ -58,7 +59,7 @@ def test_help_of_every_command_is_there_without_an_app(tmp_path: Path) -> None:
         shown = run_process([script("entitycelery"), command, "--help"], tmp_path)
         assert (shown.code, shown.err) == (0, "")
         assert shown.out.startswith(f"Usage: entitycelery {command}")
-    assert commands == ["send", "ask", "reply", "messages", "state", "list", "types", "check", "db", "demo"]
+    assert commands == list(COMMANDS)
 
 
 def test_celery_lists_the_group(tmp_path: Path) -> None:

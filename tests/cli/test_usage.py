@@ -12,7 +12,7 @@ ALICE = "Account/alice"
 
 REFUSED = [
     (["send", "Account", "deposit", "5"], "an address is written Type/id, got 'Account'"),
-    (["send", "Account/", "deposit", "5"], "an entity id has 1 to 1024 bytes of UTF-8 and no NUL, got 0 bytes"),
+    (["send", "Account/", "deposit", "5"], "an entity id has 1 to 2400 bytes of UTF-8 and no NUL, got 0 bytes"),
     (["send", "Nope/alice", "deposit", "5"], "no entity type 'Nope' is registered with this app"),
     (["send", ALICE, "nope", "5"], "Account has no operation 'nope'; it has: deposit, fail, forget, give-name"),
     (["send", ALICE, "statement"], "Account has no operation 'statement'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,8 +125,28 @@ def serving(entities: EntityCelery) -> Iterator[None]:
 def time_passes(entities: EntityCelery, seconds: float) -> None:
     """Move every instant of the mail so many seconds into the past: due times, expiry, dates of replies."""
     is_sqlite = entities.store.dialect.name == "sqlite"
-    for table, columns in (("message", ["due_at", "expires_at", "sent_at"]), ("reply", ["finished_at"])):
+    for table, columns in (
+        ("message", ["due_at", "expires_at", "sent_at"]),
+        ("reply", ["finished_at"]),
+        ("dead_letter", ["died_at", "sent_at"]),
+    ):
         moved = ", ".join(
             f"{column} = {column} - {seconds}" + ("" if is_sqlite else " * interval '1 second'") for column in columns
         )
         change(entities.store, f"UPDATE {{{table}}} SET {moved}")  # noqa: S608 - constants
+
+
+class Rung:
+    """A ringer that writes down for which shards it rang."""
+
+    def __init__(self) -> None:
+        self.shards: list[ShardId] = []
+
+    def ring(self, shards: Sequence[ShardId]) -> None:
+        self.shards += shards
+
+
+def rung_by(entities: EntityCelery) -> Rung:
+    """Put such a ringer in the place of the broker's."""
+    entities.host.bell._ringer = ringer = Rung()
+    return ringer

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from entitycelery import EntityCelery
-from tests.client.support import Account, drain
+from entitycelery.address import ShardId, shard_of
+from tests.client.support import SHARDS, Account, drain, rung_by
 from tests.runtime.support import HOOKS, Puppet, make_puppets
 from tests.storage.support import change
 
@@ -84,6 +85,29 @@ def test_mail_that_arrives_during_a_drain_is_handled_by_it(entities: EntityCeler
 
     assert entities.state(puppet("p")).log == ["arrive", "late"]
     assert entities.messages() == []
+
+
+def test_a_drain_rings_for_the_shards_that_its_turns_wrote_to(entities: EntityCelery) -> None:
+    here, there, later = (name_in(shard) for shard in range(3))
+
+    def write(self: Puppet) -> None:
+        Account.ref(there).deposit.send(1)
+        Account.ref(later).deposit.options(delay_s=60).send(1)
+
+    HOOKS["write"] = write
+    puppet(here).act.send("write")
+    entities.host.bell.flush()
+    rung = rung_by(entities)
+
+    entities.host.drain(ShardId("default", 0))
+
+    assert len(entities.messages()) == 2
+    assert rung.shards == [ShardId("default", 1)]
+
+
+def name_in(shard: int) -> str:
+    """An entity id of this shard."""
+    return next(name for name in map(str, range(1_000)) if shard_of("default", name, SHARDS).number == shard)
 
 
 def test_several_drains_of_one_shard_at_once_double_nothing_and_keep_the_order(entities: EntityCelery) -> None:

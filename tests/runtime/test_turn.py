@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -273,6 +274,74 @@ def test_refused_mail_fails_its_turn_and_the_turns_behind_it_run_again(entities:
     assert sent[3].result(timeout_s=5) == 2
     assert entities.state(puppet()) == Puppet(count=2)
     assert not entities.exists(Narrow.ref("n"))
+
+
+def test_a_turn_that_runs_while_the_one_before_it_is_refused_runs_again(store_url: str, cluster_name: str) -> None:
+    entities = make_puppets(store_url, cluster_name, batch_budget_s=60)
+    Account.ref("alice").deposit.options(key="taken").send(1)
+    drain(entities)
+
+    def conflict(self: Puppet) -> None:
+        self.count += 100
+        Account.ref("alice").deposit.options(key="taken").send(2)
+
+    def last(self: Puppet) -> int:
+        # As the watch does when a turn is long.
+        [running] = entities.host.watch._watched
+        running._commit(last=False)  # type: ignore[attr-defined]
+        self.count += 1
+        return self.count
+
+    HOOKS.update(conflict=conflict, last=last)
+    refused, sent = entities.send_many([puppet().act.prepare("conflict"), puppet().act.prepare("last")])
+
+    drain(entities)
+
+    with pytest.raises(KeyConflict):
+        refused.result(timeout_s=5)
+    assert sent.result(timeout_s=5) == 1
+    assert entities.state(puppet()).log == ["last"]
+    entities.close()
+
+
+@pytest.mark.parametrize("other", ["p", "r"])  # "r" is in the shard of "p"
+def test_of_two_turns_of_a_batch_with_one_key_and_other_arguments_the_first_is_right(
+    entities: EntityCelery, other: str
+) -> None:
+    def conflict(amount: int) -> Callable[[Puppet], None]:
+        def act(self: Puppet) -> None:
+            Account.ref("alice").deposit.options(key="same").send(amount)
+
+        return act
+
+    HOOKS.update(first=conflict(1), second=conflict(2))
+    first, second = entities.send_many([puppet().act.prepare("first"), puppet(other).act.prepare("second")])
+
+    drain(entities)
+
+    assert first.result(timeout_s=5) is None
+    with pytest.raises(KeyConflict, match="the turn's message to Account/alice deposit has a key"):
+        second.result(timeout_s=5)
+    assert entities.state(Account.ref("alice")).balance == 1
+
+
+def test_of_two_turns_of_a_batch_with_one_key_the_one_that_repeats_the_first_send_is_right(
+    entities: EntityCelery,
+) -> None:
+    Account.ref("alice").deposit.options(key="taken").send(2)
+    drain(entities)
+    HOOKS.update(
+        other=lambda self: Account.ref("alice").deposit.options(key="taken").send(1) and None,
+        same=lambda self: Account.ref("alice").deposit.options(key="taken").send(2) and None,
+    )
+    other, same = entities.send_many([puppet().act.prepare("other"), puppet("r").act.prepare("same")])
+
+    drain(entities)
+
+    with pytest.raises(KeyConflict):
+        other.result(timeout_s=5)
+    assert same.result(timeout_s=5) is None
+    assert entities.state(Account.ref("alice")).balance == 2
 
 
 def test_turns_that_run_again_behind_refused_mail_keep_their_order(store_url: str, cluster_name: str) -> None:

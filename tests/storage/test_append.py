@@ -65,6 +65,13 @@ def test_a_key_sent_twice_in_one_call_is_one_message(store: SqlStore) -> None:
     assert len(store.pending(None, None, 10)) == 2
 
 
+def test_a_key_with_other_arguments_in_the_same_call_is_a_conflict(store: SqlStore) -> None:
+    first, other = message(args='{"n":1}', key="k"), message(args='{"n":2}', key="k")
+
+    assert CONFLICT in append(store, first, other, first)
+    assert store.pending(None, None, 10) == []
+
+
 def test_a_key_with_other_arguments_is_a_conflict_while_the_message_is_pending(store: SqlStore) -> None:
     append(store, message(args='{"n":1}', key="k"))
 

@@ -216,7 +216,7 @@ def test_outgoing_mail_that_conflicts_undoes_the_commit_and_names_itself(store: 
 
         result = session.commit([commit_of(mailbox, ended(mailbox.mail[0], outgoing=[beside, conflicting]))], last=True)
 
-    assert result.refused == {conflicting.id: CONFLICT}
+    assert result.refused == {conflicting: CONFLICT}
     assert store.state(address("a")).version == 0
     assert store.pending_ids([beside.id, mailbox.mail[0].id]) == {mailbox.mail[0].id}
 
@@ -230,7 +230,7 @@ def test_outgoing_mail_to_a_full_mailbox_undoes_the_commit_and_names_itself(stor
 
         result = session.commit([commit_of(mailbox, ended(mailbox.mail[0], outgoing=[sent]))], last=True)
 
-    assert result.refused == {sent.id: FULL}
+    assert result.refused == {sent: FULL}
     assert store.state(address("a")).version == 0
 
 
@@ -242,7 +242,7 @@ def test_only_what_does_not_fit_is_refused(store: SqlStore) -> None:
 
         result = session.commit([commit_of(mailbox, ended(mailbox.mail[0], outgoing=sent))], last=True)
 
-    assert result.refused == {sent[2].id: FULL}
+    assert result.refused == {sent[2]: FULL}
 
 
 def test_a_turn_that_sends_its_own_key_meets_itself(store: SqlStore) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from entitycelery.storage.sql.statement import fetch
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.support import (
     SHARD,
@@ -18,6 +22,7 @@ from tests.storage.support import (
     message,
     query,
 )
+from tests.waiting import eventually
 
 NOTE = "INSERT INTO {in_flight} (token, message_ids, noted_at) VALUES (:token, :ids, {now})"
 
@@ -175,6 +180,46 @@ def test_keeping_nothing_removes_the_note(store: SqlStore) -> None:
         assert notes(store) == 0
 
 
+def test_a_note_of_messages_that_are_done_is_removed(store: SqlStore) -> None:
+    pending = message("a")
+    append(store, pending)
+    note_of_a_dead_drain(store, "done", "done too", token="dead after its commit")
+    note_of_a_dead_drain(store, "done", pending.id, token="dead before its commit")
+
+    store.remove_remains()
+
+    left = query(store, "SELECT token FROM {in_flight}")
+    assert left == [("dead before its commit",)]
+
+
+def test_locks_of_a_dead_process_are_removed_and_those_of_a_living_one_stay(sqlite_store: SqlStore) -> None:
+    locks = "SELECT kind FROM {lock} ORDER BY kind"
+    append(sqlite_store, message("a"))
+    with holder(sqlite_store.url.render_as_string(hide_password=False)) as program:
+        sqlite_store.remove_remains()
+        assert query(sqlite_store, locks) == [("attention",), ("claim",)]
+        program.kill()
+
+        sqlite_store.remove_remains()
+
+        assert query(sqlite_store, locks) == []
+
+
+def test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(sqlite_store: SqlStore) -> None:
+    append(sqlite_store, message("a"))
+    url = sqlite_store.url.render_as_string(hide_password=False)
+    folder = Path(f"{sqlite_store.url.database}.processes")
+    with holder(url) as dead, holder(url):
+        assert len(list(folder.iterdir())) == 2
+        dead.kill()
+        for file in folder.iterdir():
+            os.utime(file, (1.0, 1.0))
+
+        sqlite_store.remove_remains()
+
+        assert len(list(folder.iterdir())) == 1
+
+
 BATCH = """
 import os, sys
 from tests.storage.support import SHARD, claimed_ids, commit_of, opened
@@ -198,6 +243,21 @@ def test_only_the_running_message_of_a_killed_drain_is_suspect(durable: SqlStore
         session.claim(10)
         assert {count for message_id, count in crashes(durable).items() if message_id == running} == {1}
         assert {count for message_id, count in crashes(durable).items() if message_id != running} == {0}
+
+
+def test_a_drain_that_lost_only_its_session_takes_back_what_was_counted(postgres: SqlStore) -> None:
+    append(postgres, message("a"))
+    with postgres.drain_session(SHARD) as first, postgres.drain_session(SHARD) as second:
+        first.claim(10)
+        with first._use("asking for its process") as conn:
+            [(pid,)] = fetch(conn, "SELECT pg_backend_pid()")
+        query(postgres, f"SELECT pg_terminate_backend({pid}, 5000)")
+        eventually(lambda: second.claim(10))
+        assert set(crashes(postgres).values()) == {1}
+
+        first.end()
+
+        assert set(crashes(postgres).values()) == {0}
 
 
 @pytest.mark.parametrize("count", [1, 2])

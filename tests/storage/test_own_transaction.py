@@ -97,6 +97,7 @@ def test_the_user_cannot_end_the_transaction(orders: SqlStore, verb: str) -> Non
         "INSERT INTO {state} (type, entity_id, version, state_version, state, updated_at) "
         "VALUES ('Account', 'a', 1, 1, '{}', {now})",
     ],
+    ids=["gone", "changed", "overtaken"],
 )
 def test_a_turn_that_has_lost_already_is_not_opened(durable: SqlStore, meanwhile: str) -> None:
     append(durable, message("a"))
@@ -117,7 +118,7 @@ def test_a_refused_message_undoes_the_users_sql(orders: SqlStore) -> None:
 
         result = session.commit_turn(commit_of(mailbox, ended(mailbox.mail[0], outgoing=[conflicting])))
 
-    assert result.refused == {conflicting.id: CONFLICT}
+    assert result.refused == {conflicting: CONFLICT}
     assert rows(orders) == []
     assert orders.state(address("a")).version == 0
 

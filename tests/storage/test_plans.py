@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
+from entitycelery.address import ShardId
+from entitycelery.message import Status
 from entitycelery.storage.sql import statement as statement_module
 from entitycelery.storage.sql.dialects.base import Role
 from entitycelery.storage.sql.statement import Statement, fetch, run
@@ -80,7 +82,7 @@ def recorded(store: SqlStore) -> Iterator[dict[str, Sent]]:
     def watched(conn: Connection, text: str, params: Any) -> Any:
         for name, statement in statements.items():
             if f"EXECUTE {name}" in text and not text.startswith("PREPARE"):
-                sent[str(statement)] = Sent(roles[id(conn.engine)], statement, dict(params))
+                sent[str(statement)] = Sent(roles[id(conn.engine)], statement, dict(params or {}))
         return execute(conn, text, params)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -99,6 +101,9 @@ def work(store: SqlStore) -> None:
     store.mailbox_status(address("e1"), SHARD)
     store.waiting_shards(["default"], 4, delayed=False)
     store.waiting_shards(["default"], 4, delayed=True)
+    with store._connection("raising floors") as conn:
+        for _ in range(2):
+            store._floors._raise(conn, [SHARD, OTHER_SHARD])
     with store.drain_session(SHARD, OTHER_SHARD) as session:
         plain = session.claim(200)
         out = message("e5", key="out")
@@ -114,6 +119,13 @@ def work(store: SqlStore) -> None:
         session.commit([commit_of(box, turn) for box, turn in zip(careful, turns, strict=False)], last=True)
         session.release(careful)
     assert store.purge_replies(0, 10) > 0
+    append(store, parked := message("e1"), doomed := message("e6", shard=ShardId("default", 3)))
+    store.reschedule(parked.id, delay_s=3600, deliver_at_epoch_s=None)
+    store.cancel(parked.id)
+    with store.drain_session(doomed.shard) as session:
+        [box] = session.claim(1)
+        session.commit([commit_of(box, ended(box.mail[0], status=Status.DEAD))], last=True)
+    store.retry_dead([doomed.id])
 
 
 def plan_of(conn: Connection, sent: Sent) -> dict[str, Any]:
@@ -214,6 +226,12 @@ def plan_by(hot: Hot, statement: Statement) -> dict[str, Any]:
     return plan_of(connections[one.role], one)
 
 
+def test_floors_rise_by_the_index_of_ready_mail(hot: Hot) -> None:
+    store = hot[0]
+
+    assert indexes_of(plan_by(hot, store._floors._first)) == {"message_ready"}
+
+
 def test_mail_is_found_by_the_indexes_of_ready_and_of_due_mail(hot: Hot) -> None:
     store = hot[0]
 
@@ -257,8 +275,11 @@ def test_old_replies_are_found_by_their_age(hot: Hot) -> None:
     replies = hot[0]._replies
     plan = plan_by(hot, replies._old)
 
-    assert "finished_at <" in next(node["Index Cond"] for node in nodes(plan) if "Index Cond" in node)
-    assert indexes_of(plan) == {"reply_finished"}
+    conditions = {node["Index Name"]: node.get("Index Cond", "") for node in nodes(plan) if "Index Name" in node}
+    assert conditions.keys() == {"reply_finished", "dead_letter_pkey"}
+    assert "finished_at <" in conditions["reply_finished"]
+    # Only for replies that say dead, one by one.
+    assert "id = reply.id" in conditions["dead_letter_pkey"]
     assert indexes_of(plan_by(hot, replies._delete)) == {"reply_pkey"}
 
 

@@ -325,6 +325,54 @@ def test_commits_that_lock_message_by_message_would_deadlock(postgres: SqlStore,
     assert DEADLOCK in contention
 
 
+class StatesFirst(Commits):
+    """Broken: states are written before the messages are locked."""
+
+    def is_plain(self, commits: Sequence[EntityCommit]) -> bool:
+        return False
+
+    def check(self, conn: Connection, commits: Sequence[EntityCommit]) -> list[EntityCommit]:
+        won = self._states.write(conn, commits)
+        return super().check(conn, [commit for commit in commits if commit.address in won])
+
+
+def message_and_state(store: SqlStore, way: type[Commits]) -> None:
+    """Two drains commit the same turn, the first in its own way; both are held up at the state that the first meets."""
+    without_claims(store)
+    append(store, message("a"))
+    change(store, "INSERT INTO {state} (type, entity_id, version, state_version) VALUES ('Account', 'a', 0, 1)")
+    usual = store._commits
+    commits_by(store, way)
+    with store.drain_session(SHARD) as first:
+        store._commits = usual
+        with store.drain_session(SHARD) as second, held(store, "SELECT 1 FROM {state} FOR UPDATE"):
+            [mine], [theirs] = first.claim(10), second.claim(10)
+            parties = [Party(lambda: first.commit([commit_of(mine)], last=True))]
+            eventually(lambda: blocked(store) == 1)
+            parties.append(Party(lambda: second.commit([commit_of(theirs)], last=True)))
+            eventually(lambda: blocked(store) == 2)
+        for party in parties:
+            party.join()
+
+    assert replies(store) <= 1
+
+
+@pytest.mark.parametrize("way", [Commits, Careful])
+def test_commits_that_meet_at_message_and_state_do_not_deadlock(
+    postgres: SqlStore, contention: list[str], way: type[Commits]
+) -> None:
+    message_and_state(postgres, way)
+
+    assert contention == []
+    assert replies(postgres) == 1
+
+
+def test_a_commit_that_writes_states_first_would_deadlock(postgres: SqlStore, contention: list[str]) -> None:
+    message_and_state(postgres, StatesFirst)
+
+    assert DEADLOCK in contention
+
+
 def unsorted_outgoing(store: SqlStore) -> None:
     """Broken: messages are inserted in the order in which they were sent."""
     rewrite(store, "ORDER BY s.id", "")

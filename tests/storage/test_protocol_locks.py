@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import Connection
 
-from entitycelery.address import lock_space
+from entitycelery.address import lock_key, lock_space
 from entitycelery.message import Mailbox
-from entitycelery.storage.sql.dialects.postgresql import AdvisoryLocks
+from entitycelery.storage.sql.dialects.advisory import AdvisoryLocks
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.statement import fetch, run, transaction
 from entitycelery.storage.sql.store import SqlStore
-from tests.storage.interleave import before_first
+from tests.storage.interleave import before_first, explore
 from tests.storage.support import (
     CLUSTER,
     SHARD,
@@ -240,6 +240,26 @@ def test_asking_for_attention_leaves_no_lock_behind(postgres: SqlStore) -> None:
         session.attend()
         assert postgres.attended([SHARD]) == {SHARD}
     assert query(postgres, ADVISORY_LOCKS) == [(0,)]
+
+
+def test_a_look_at_a_status_keeps_no_drain_from_its_mail(postgres: SqlStore) -> None:
+    append(postgres, message("a", lock_key=lock_key(CLUSTER, address("a"))))
+
+    def claim(_: int) -> int:
+        with postgres.drain_session(SHARD) as session:
+            return len(session.claim(10))
+
+    claimed: list[int] = []
+    explore(
+        postgres,
+        "client",
+        lambda _: postgres.mailbox_status(address("a"), SHARD),
+        claim,
+        lambda _n, _status, got: claimed.append(got),
+    )
+
+    assert claimed
+    assert set(claimed) == {1}
 
 
 # Sessions that end, badly or not at all

@@ -28,6 +28,7 @@ from tests.storage.support import (
     opened,
     query,
 )
+from tests.waiting import eventually
 
 NAMES = ["0001_spine"]
 
@@ -137,16 +138,25 @@ def test_a_store_of_an_older_release_names_what_it_lacks(durable: SqlStore) -> N
     newer.close()
 
 
-def test_a_store_of_a_newer_release_is_not_touched(durable: SqlStore) -> None:
-    change(
-        durable,
-        "INSERT INTO {migration} (number, name, checksum, applied_at) VALUES (99, 'x', 'x', {now})".replace(
-            "{now}", durable.dialect.now
-        ),
-    )
+def test_a_store_that_a_newer_release_has_added_to_still_serves(durable: SqlStore) -> None:
+    apply_migration_99(durable)
+
+    durable.verify()
+
+    assert durable.upgrade() == []
+
+
+def test_a_store_of_a_newer_release_that_needs_its_migration_is_not_touched(durable: SqlStore) -> None:
+    apply_migration_99(durable)
+    change(durable, "INSERT INTO {meta} (name, value) VALUES ('needs_migration', '99')")
 
     with pytest.raises(SchemaMissing, match="has migration 99, which this release does not know"):
         durable.verify()
+
+
+def apply_migration_99(store: SqlStore) -> None:
+    statement = "INSERT INTO {migration} (number, name, checksum, applied_at) VALUES (99, 'x', 'x', {now})"
+    change(store, statement.replace("{now}", store.dialect.now))
 
 
 def test_a_migration_that_was_applied_in_another_form_is_told(durable: SqlStore) -> None:
@@ -266,7 +276,7 @@ def test_commits_of_callers_are_announced_to_their_cluster_alone(postgres_url: s
             append(red, message(), connection=conn)
         engine.dispose()
 
-        assert red.committed_shards() == [SHARD]
+        eventually(lambda: red.committed_shards() == [SHARD])
         assert blue.committed_shards() == []
 
 

@@ -12,8 +12,9 @@ import pytest
 from entitycelery.message import Status
 from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.store import SqlStore
-from tests.storage.interleave import Party
+from tests.storage.interleave import Careful, Party, before, commits_by, is_sent
 from tests.storage.support import (
     SHARD,
     append,
@@ -69,15 +70,18 @@ def test_an_announcement_wakes_whoever_waits_and_carries_the_id_alone(postgres: 
     assert drain.join() == [sent.id]
 
 
-def test_an_announcement_follows_the_commit(postgres: SqlStore) -> None:
-    with postgres.waiter() as waiter:
-        sent = message(reply_to=waiter.channel)
-        append(postgres, sent)
+@pytest.mark.parametrize("way", [Commits, Careful])
+def test_an_announcement_follows_the_commit(postgres: SqlStore, way: type[Commits]) -> None:
+    commits_by(postgres, way)
+    append(postgres, message(reply_to="somebody"))
+    sent: list[str] = []
+
+    with before(postgres, "drain", sent.append):
         handle_all(postgres)
 
-        waiter.wait(LONG_S)
-
-        assert postgres.replies([sent.id]).keys() == {sent.id}
+    in_order = "; ".join(sent).split("; ")
+    [announced] = [n for n, one in enumerate(in_order) if is_sent(postgres._commits._announce, one)]
+    assert in_order.index("COMMIT") < announced
 
 
 def test_the_ids_of_several_replies_are_taken_together(postgres: SqlStore) -> None:
@@ -241,6 +245,14 @@ def test_replies_of_dead_letters_are_spared(store: SqlStore) -> None:
 
     assert store.purge_replies(100, 10) == 0
     assert store.replies(ids).keys() == set(ids)
+
+
+def test_replies_of_discarded_letters_are_purged_like_others(store: SqlStore) -> None:
+    old, young = old_replies(store, [500, 50], Status.DEAD)
+    store.discard_dead([old, young])
+
+    assert store.purge_replies(100, 10) == 1
+    assert store.replies([old, young]).keys() == {young}
 
 
 def test_a_purged_key_is_new(store: SqlStore) -> None:

@@ -13,6 +13,23 @@ def packages_in(folder: str, installed_as: str) -> set[str]:
     return {".".join((installed_as, *parts)) for parts in found}
 
 
+def requirements(lines: str, separator: str) -> set[tuple[str, str]]:
+    """Names and versions of the lines that give one."""
+    parts = (line.split(";")[0].partition(separator) for line in lines.splitlines() if not line.startswith("#"))
+    return {(name.strip(), version.strip()) for name, found, version in parts if found}
+
+
+def test_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = config["options.extras_require"]
+    bounds = "\n".join([config["options"]["install_requires"], extras["redis"], extras["gevent"]])
+
+    tested = (ROOT / ".ci" / "oldest.txt").read_text()
+
+    assert requirements(tested, "==") == requirements(bounds, ">=")
+
+
 def test_every_package_is_listed_and_cli_is_never_a_top_level_package() -> None:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")

@@ -17,12 +17,19 @@ NUMBERS = [field.name for field in dataclasses.fields(Settings) if str(field.typ
 BAD: dict[str, list[Any]] = {
     **{name: ["", "soon", [1], object(), True] for name in NUMBERS},
     **{name: ["", "soon", [1], True, 0, -1, math.nan, math.inf, "nan", "inf"] for name in DURATIONS},
+    # 0 turns it off.
+    "deploy_window_s": ["", "soon", [1], True, -1, math.nan, math.inf, "nan", "inf"],
+    "log_format": ["", "xml", 5],
     "shards_per_group": ["x", 0, -1, 1.5, "1.5", True, math.nan],
     "mailbox_capacity": ["x", 0, -1, 1.5],
     "batch_size": [0, -1, 1.5, "1.5"],
     "send_retries": [-1, 0.5, "x"],
     "max_crashes": [0, "x"],
     "connections": [0, -5],
+    "max_payload_bytes": [0, -1, 1.5, 64 * 1024 * 1024 + 1],
+    "max_state_bytes": [0, 64 * 1024 * 1024 + 1],
+    "max_id_bytes": [0, 2_401],
+    "max_nesting": [0, 501],
     "async_concurrency": [0, "many"],
     "cluster": ["", "My Cluster", 5, "x" * 33],
     "shard_groups": ["", "a,,b", "a b", 5, [], ()],
@@ -41,6 +48,7 @@ def test_the_command_line_wins_over_the_environment_over_conf_over_the_default(f
         "cluster": ["one", "two", "three"],
         "shard_groups": [("one",), ("two",), ("three",)],
         "auto_migrate": [True, False, True],
+        "log_format": ["json", "celery", "json"],
     }
     line, env, conf = values.get(field, [7, 8, 9])
     environment = {f"ENTITY_{field.upper()}": ",".join(env) if isinstance(env, tuple) else str(env)}

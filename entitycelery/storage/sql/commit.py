@@ -17,9 +17,10 @@ from entitycelery.address import Address
 from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, NewMessage, Retried, Status
 from entitycelery.storage.port import CommitResult
 from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.failure import failure_json
 from entitycelery.storage.sql.mailbox import InFlight
 from entitycelery.storage.sql.message import Messages
-from entitycelery.storage.sql.reply import Replies, failure_json
+from entitycelery.storage.sql.reply import Replies
 from entitycelery.storage.sql.state import States, state_rows, state_write
 from entitycelery.storage.sql.statement import fetch, rollback, run, run_script, transaction
 
@@ -27,9 +28,9 @@ _REFUSALS = (AppendOutcome.CONFLICT, AppendOutcome.FULL)
 
 
 class Refused(Exception):
-    """Outgoing mail was refused, so the transaction must be undone; carries why, by message id."""
+    """Outgoing mail was refused, so the transaction must be undone; carries why, by message."""
 
-    def __init__(self, outcomes: dict[str, AppendOutcome]) -> None:
+    def __init__(self, outcomes: dict[NewMessage, AppendOutcome]) -> None:
         super().__init__("outgoing mail was refused")
         self.outcomes = outcomes
 
@@ -62,11 +63,11 @@ class Commits:
             self._finish = (dialect.begin, finish)
         self._delete = dialect.sql("DELETE FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._retry = dialect.sql(
-            "UPDATE {message} SET attempt = attempt + 1, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
+            "UPDATE {message} SET attempt = attempt + r.counted, rev = rev + 1, due_at = {due}, blocking = r.blocking, "
             "last_failure = {failure} FROM {rows} WHERE message.id = r.id",
             due=dialect.after("r.after_s"),
             failure=dialect.json("r.failure"),
-            rows=dialect.rowset("rows", id="text", after_s="float", blocking="bool", failure="text"),
+            rows=dialect.rowset("rows", id="text", after_s="float", blocking="bool", counted="int", failure="text"),
         )
         self._bury = dialect.sql(
             "INSERT INTO {dead_letter} (id, seq, shard_group, shard, type, entity_id, operation, args, fingerprint, "
@@ -90,11 +91,6 @@ class Commits:
         """Lock one message and tell whether it is pending as it was read."""
         rows = fetch(conn, self._pending, {"ids": self._dialect.values([mail.id])})
         return [tuple(row) for row in rows] == [(mail.id, mail.rev)]
-
-    def check_constraints(self, conn: Connection) -> None:
-        """Have deferred constraints speak up now, while the turn can still fail for it."""
-        for statement in self._dialect.check_constraints:
-            run(conn, statement)
 
     def is_plain(self, commits: Sequence[EntityCommit]) -> bool:
         """Whether the plain way can be tried."""
@@ -199,7 +195,7 @@ class Commits:
             return
         outcomes = self._messages.append(conn, outgoing, os.urandom(8).hex())
         refused = {
-            message.id: outcome for message, outcome in zip(outgoing, outcomes, strict=True) if outcome in _REFUSALS
+            message: outcome for message, outcome in zip(outgoing, outcomes, strict=True) if outcome in _REFUSALS
         }
         if refused:
             raise Refused(refused)
@@ -212,6 +208,7 @@ class Commits:
                 "id": turn.mail.id,
                 "after_s": turn.after_s,
                 "blocking": turn.blocking,
+                "counted": int(turn.counts),
                 "failure": failure_json(turn.failure),
             }
             for turn in turns
@@ -233,5 +230,11 @@ class Commits:
 
 
 def _announced(commits: Sequence[EntityCommit]) -> dict[str, Any]:
-    ended = [turn.mail for commit in commits for turn in commit.turns if isinstance(turn, Ended) and turn.mail.reply_to]
+    turns = [turn for commit in commits for turn in commit.turns]
+    ended = [turn.mail for turn in turns if isinstance(turn, Ended) and _is_channel(turn.mail.reply_to)]
     return {"channels": [mail.reply_to for mail in ended], "replied": [mail.id for mail in ended]} if ended else {}
+
+
+def _is_channel(name: str | None) -> bool:
+    # PostgreSQL refuses others, and with them what stands in the same round trip.
+    return name is not None and 0 < len(name) < 64 and name.isascii()

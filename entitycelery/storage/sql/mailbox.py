@@ -6,18 +6,23 @@ relies on the index message_ready, delayed mail and retries on message_due; read
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address, ShardId
 from entitycelery.message import Mail
 from entitycelery.storage.port import ShardMail
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.statement import fetch, run
+from entitycelery.storage.sql.floor import Floors
+from entitycelery.storage.sql.statement import fetch, run, transaction
+
+log = logging.getLogger("entitycelery.mailbox")
 
 _RUNNABLE = (
     "NOT EXISTS (SELECT 1 FROM {message} AS b WHERE b.blocking AND b.lock_key = m.lock_key "
@@ -57,17 +62,18 @@ class ClaimedMail(msgspec.Struct, frozen=True):
 class Mailboxes:
     """Statements that find and read the mail of shards."""
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, floors: Floors) -> None:
         self._dialect = dialect
+        self._floors = floors
         due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
         ready = f"m.due_at IS NULL AND {_RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
         of_shard = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = "
         seen = "SELECT m.seq, m.lock_key, m.shard, m.id, m.crashes"
         self._candidates = dialect.sql(
             dialect.per_shard(
-                lambda n: (
+                lambda n, floor: (
                     f"SELECT * FROM ({seen}, 1 AS delayed {of_shard}{n} AND {due}) AS d "
-                    f"UNION ALL SELECT * FROM ({seen}, 0 {of_shard}{n} AND {ready}) AS r"
+                    f"UNION ALL SELECT * FROM ({seen}, 0 {of_shard}{n} AND m.seq >= {floor} AND {ready}) AS r"
                 )
             )
         )
@@ -75,16 +81,20 @@ class Mailboxes:
         self._read = dialect.sql(
             "SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, {args_text}, m.attempt, m.crashes, m.sender, "
             "m.reply_to, coalesce(m.expires_at <= {now}, false), m.lock_key, "
-            "(SELECT count(*) FROM {in_flight} AS f WHERE f.token <> :token), {fence} FROM {message} AS m "
+            "(SELECT count(*) FROM {in_flight} AS f WHERE f.token <> :token), {fence}, {unknown_since}, {now_epoch} "
+            "FROM {message} AS m "
             # Written so that no index of due mail looks tempting: the backlog may be long, the ids are few.
             f"WHERE {{among}} AND coalesce(m.due_at <= {{now}}, true) AND {_RUNNABLE}",
             args_text=dialect.json_text("m.args"),
             now=dialect.now_once,
             fence=dialect.drawn_fence,
+            unknown_since=dialect.json_field("m.last_failure", "unknown_since_epoch_s"),
+            now_epoch=dialect.to_epoch(dialect.now_once),
             among=dialect.any_of("m.id", "ids"),
         )
-        shards = dialect.rowset("rows", g="text", n="int")
-        self._waiting_ready = dialect.sql(self._waiting("sent_at", "due_at IS NULL", "seq"), shards=shards)
+        shards = dialect.rowset("rows", g="text", n="int", floor="int")
+        ready_now = "seq >= r.floor AND m.due_at IS NULL"
+        self._waiting_ready = dialect.sql(self._waiting("sent_at", ready_now, "seq"), shards=shards)
         due_now = f"due_at <= {dialect.now_once}"
         self._waiting_due = dialect.sql(self._waiting("due_at", due_now, "due_at"), shards=shards)
 
@@ -102,11 +112,15 @@ class Mailboxes:
         per_shard = _share(limit, len(shards))
         numbers = [shard.number for shard in shards]
         values: list[Any] = [numbers] if self._dialect.shards_at_once else numbers
-        bound = {"per_shard": per_shard, "shard_group": shards[0].group}
+        bound = {"per_shard": per_shard, "shard_group": shards[0].group, "floors": self._floors.of(shards)}
         rows = [row for value in values for row in fetch(conn, self._candidates, {**bound, "shards": value})]
         mail = sorted(map(Candidate._make, rows))
         seen = Counter((one.shard, one.delayed) for one in mail)
         return Candidates(mail, all(count < per_shard for count in seen.values()))
+
+    def raise_floors(self, conn: Connection, shards: Sequence[ShardId]) -> None:
+        """Have later looks at these shards begin behind what is done; does something once a second at most."""
+        self._floors.raise_when_due(conn, shards)
 
     def read(self, conn: Connection, token: str, ids: Collection[str], names: Mapping[str, str]) -> ClaimedMail:
         """Those messages that are still runnable, in order of `seq`; their entities are claimed."""
@@ -121,7 +135,8 @@ class Mailboxes:
     def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
         """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
         statement = self._waiting_due if delayed else self._waiting_ready
-        rows = self._dialect.rows([{"g": shard.group, "n": shard.number} for shard in shards])
+        floors = zip(shards, self._floors.of(shards), strict=True)
+        rows = self._dialect.rows([{"g": shard.group, "n": shard.number, "floor": floor} for shard, floor in floors])
         found = fetch(conn, statement, {"rows": rows})
         return [
             ShardMail(ShardId(group, number), waited_s) for group, number, waited_s in found if waited_s is not None
@@ -142,11 +157,22 @@ class InFlight:
         others = "FROM {in_flight} WHERE token <> :token"
         self._others = dialect.sql(f"SELECT token, message_ids {others}")
         self._others_locked = dialect.sql(f"SELECT token, message_ids {others} ORDER BY token {dialect.for_update}")
+        self._all = dialect.sql("SELECT token, message_ids FROM {in_flight}")
+        self._remove = dialect.sql("DELETE FROM {in_flight} WHERE token = :token AND message_ids = :message_ids")
+        self._pending = dialect.sql("SELECT id FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._replace = dialect.sql("UPDATE {in_flight} SET message_ids = :message_ids WHERE token = :token")
         self._count = dialect.sql(
             "UPDATE {message} SET crashes = crashes + 1, rev = rev + 1 WHERE {among}",
             among=dialect.any_of("id", "ids"),
         )
+        self._uncount = dialect.sql(
+            "UPDATE {message} SET crashes = crashes - 1 WHERE {among} AND crashes > 0",
+            among=dialect.any_of("id", "ids"),
+        )
+        self._own_locked = dialect.sql(
+            f"SELECT message_ids FROM {{in_flight}} WHERE token = :token {dialect.for_update}"
+        )
+        self._withdrawn: deque[tuple[str, frozenset[str]]] = deque()
         self._lock = dialect.sql(
             f"SELECT id FROM {{message}} WHERE {{among}} ORDER BY id {dialect.for_update}",
             among=dialect.any_of("id", "ids"),
@@ -170,7 +196,7 @@ class InFlight:
         """Those of our claimed messages that another drain was running when it lost its claims."""
         noted = set()
         for _, message_ids in fetch(conn, self._others, {"token": token}):
-            noted.update(msgspec.json.decode(message_ids))
+            noted.update(_ids(message_ids))
         return noted & set(ids)
 
     def count_crash(self, conn: Connection, token: str, suspects: Collection[str]) -> None:
@@ -178,7 +204,7 @@ class InFlight:
         run(conn, self._lock, {"ids": self._dialect.values(suspects)})
         run(conn, self._count, {"ids": self._dialect.values(suspects)})
         for other, message_ids in fetch(conn, self._others_locked, {"token": token}):
-            noted = msgspec.json.decode(message_ids)
+            noted = _ids(message_ids)
             left = [message_id for message_id in noted if message_id not in suspects]
             if len(left) == len(noted):
                 continue
@@ -187,9 +213,54 @@ class InFlight:
             else:
                 run(conn, self.clear_statement, {"token": other})
 
+    def withdraw(self, conn: Connection, token: str, ids: Collection[str]) -> None:
+        """Take back the note of a drain that lost its session but not its process: none of this was a crash."""
+        self._withdrawn.append((token, frozenset(ids)))
+        self.settle(conn)
+
+    def settle(self, conn: Connection) -> None:
+        """Carry out what was withdrawn here; what the database does not take now is tried again next time."""
+        while self._withdrawn:
+            token, ids = one = self._withdrawn.popleft()
+            try:
+                with transaction(conn, self._dialect.begin):
+                    self._uncount_crash(conn, token, ids)
+            except DBAPIError:
+                conn.invalidate()
+                self._withdrawn.append(one)
+                return
+
+    def _uncount_crash(self, conn: Connection, token: str, ids: Collection[str]) -> None:
+        # Locked in the order of those who count. Whoever counted a message has taken it off the note.
+        run(conn, self._lock, {"ids": self._dialect.values(ids)})
+        noted = {message_id for row in fetch(conn, self._own_locked, {"token": token}) for message_id in _ids(row[0])}
+        run(conn, self._uncount, {"ids": self._dialect.values([one for one in ids if one not in noted])})
+        self.clear(conn, token)
+
+    def remove_done(self, conn: Connection) -> None:
+        """Remove notes none of whose messages is pending: their drains died after a commit that was not their last."""
+        notes = [(token, ids, set(_ids(ids))) for token, ids in fetch(conn, self._all)]
+        if not notes:
+            return
+        noted = set().union(*(ids for _, _, ids in notes))
+        pending = {row[0] for row in fetch(conn, self._pending, {"ids": self._dialect.values(noted)})}
+        for token, as_read, ids in notes:
+            if ids and not ids & pending:
+                # As it was read: the drain may live, and note its next batch meanwhile.
+                run(conn, self._remove, {"token": token, "message_ids": as_read})
+
     def purge(self, conn: Connection, older_than_s: float) -> int:
         """Remove notes that nobody will come back to."""
         return run(conn, self._purge, {"older_than_s": older_than_s})
+
+
+def _ids(message_ids: str) -> list[str]:
+    """The ids of a note; none of one that no drain wrote, which stays until it is purged."""
+    try:
+        return msgspec.json.decode(message_ids, type=list[str])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        log.warning("a note of what runs cannot be read: %.80r", message_ids)
+        return []
 
 
 def _share(limit: int, shards: int) -> int:
@@ -198,7 +269,29 @@ def _share(limit: int, shards: int) -> int:
 
 
 def _mail(row: Sequence[Any], names: Mapping[str, str]) -> Mail:
+    if not (type(row[3]) is type(row[4]) is str and type(row[7]) is type(row[8]) is int):
+        row = _typed(row)
     address = Address(names.get(row[3], row[3]), row[4])
     message_id, rev, seq = row[:3]
     operation, args, attempt, crashes, sender, reply_to, expired = row[5:12]
-    return Mail(message_id, rev, seq, address, operation, args, attempt, crashes, sender, reply_to, bool(expired))
+    unknown_since = _epoch_s(row[15])
+    return Mail(
+        *(message_id, rev, seq, address, operation, args, attempt, crashes, sender, reply_to, bool(expired)),
+        read_at_epoch_s=row[16],
+        unknown_since_epoch_s=unknown_since,
+    )
+
+
+def _epoch_s(value: object) -> float | None:
+    """An instant out of a JSON column; None where there is none."""
+    try:
+        return None if value is None else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+
+
+def _typed(row: Sequence[Any]) -> Sequence[Any]:
+    # SQLite keeps in a column whatever somebody writes there: then type and id are text, and counts begin anew.
+    type_name, entity_id, operation = (part if isinstance(part, str) else repr(part) for part in row[3:6])
+    attempt, crashes = (count if isinstance(count, int) else 0 for count in row[7:9])
+    return [*row[:3], type_name, entity_id, operation, row[6], attempt, crashes, *row[9:]]

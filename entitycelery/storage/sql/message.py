@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from entitycelery.address import Address, ShardId
+from entitycelery.address import Address, ShardId, is_message_id
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
-from entitycelery.message import AppendOutcome, Failure, NewMessage, PendingMessage
+from entitycelery.message import AppendOutcome, NewMessage, PendingMessage
 from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.failure import failure_of_json
 from entitycelery.storage.sql.statement import fetch, rollback, run, run_script
 
 _COLUMNS = {
@@ -93,16 +93,15 @@ class Messages:
         if not keyed:
             if run(conn, self._insert, parameters) != len(messages):
                 self._refuse_other_shards(conn)
-            outcomes = dict.fromkeys((m.id for m in messages), AppendOutcome.STORED)
+            outcomes = [AppendOutcome.STORED] * len(messages)
         else:
             outcomes = self._append_keyed(conn, messages, parameters)
         limited: dict[Address, list[NewMessage]] = {}
-        for message in messages:
-            if message.capacity is not None and outcomes[message.id] is AppendOutcome.STORED:
+        for message, outcome in zip(messages, outcomes, strict=True):
+            if message.capacity is not None and outcome is AppendOutcome.STORED:
                 limited.setdefault(message.address, []).append(message)
-        for stored in limited.values():
-            outcomes.update(dict.fromkeys(self._overflow(conn, stored), AppendOutcome.FULL))
-        return [outcomes[m.id] for m in messages]
+        full = {message_id for stored in limited.values() for message_id in self._overflow(conn, stored)}
+        return [AppendOutcome.FULL if m.id in full else outcome for m, outcome in zip(messages, outcomes, strict=True)]
 
     def append_and_ask(
         self, conn: Connection, message: NewMessage, nonce: str, question: tuple[str, Mapping[str, Any]]
@@ -125,7 +124,7 @@ class Messages:
 
     def _append_keyed(
         self, conn: Connection, messages: Sequence[NewMessage], parameters: dict[str, Any]
-    ) -> dict[str, AppendOutcome]:
+    ) -> list[AppendOutcome]:
         # Insert first, look afterwards, in a later statement: see "Identity and keys" in docs/explanation/protocol.md.
         ids = self._dialect.values([m.id for m in messages])
         for _ in range(_ATTEMPTS):
@@ -133,7 +132,10 @@ class Messages:
             run(conn, self._withdraw_finished, {"ids": ids})
             found = {row[0]: row for row in fetch(conn, self._look, {"ids": ids, "nonce": parameters["nonce"]})}
             if all(message.id in found for message in messages):
-                return {message.id: _outcome(message, found[message.id]) for message in messages}
+                # Of two with one key and other arguments the first counts, whichever row was stored: the refusal of
+                # the other undoes the append.
+                first = {message.id: message.fingerprint for message in reversed(messages)}
+                return [_outcome(message, found[message.id], first[message.id]) for message in messages]
             self._refuse_other_shards(conn)
         raise StoreUnavailable("a keyed send met its own message's end again and again; the store is misbehaving")
 
@@ -158,7 +160,8 @@ class Messages:
         return int(fetch(conn, self._count, _entity_parameters(address, shard, lock_key))[0][0])
 
     def pending_ids(self, conn: Connection, ids: Sequence[str]) -> set[str]:
-        return {row[0] for row in fetch(conn, self._pending_ids, {"ids": self._dialect.values(ids)})}
+        possible = self._dialect.values([one for one in ids if is_message_id(one)])
+        return {row[0] for row in fetch(conn, self._pending_ids, {"ids": possible})}
 
     def pending(
         self, conn: Connection, address: Address | None, shard: ShardId | None, lock_key: int, limit: int
@@ -193,9 +196,9 @@ def _row(message: NewMessage) -> dict[str, Any]:
     }
 
 
-def _outcome(message: NewMessage, found: Sequence[Any]) -> AppendOutcome:
+def _outcome(message: NewMessage, found: Sequence[Any], first: str) -> AppendOutcome:
     _, fingerprint, ours, _pending = found
-    if fingerprint != message.fingerprint:
+    if message.fingerprint != (first if ours else fingerprint):
         return AppendOutcome.CONFLICT
     return AppendOutcome.STORED if ours else AppendOutcome.DUPLICATE
 
@@ -211,7 +214,7 @@ def _entity_parameters(address: Address, shard: ShardId, lock_key: int) -> dict[
 
 
 def _pending(row: Sequence[Any]) -> PendingMessage:
-    failure = msgspec.json.decode(row[11], type=Failure) if row[11] else None
+    failure = failure_of_json(row[11]) if row[11] else None
     return PendingMessage(
         row[0],
         Address(row[1], row[2]),

@@ -21,6 +21,10 @@ _CREATE_RECORD = (
 )
 
 
+NEEDS_MIGRATION = "needs_migration"
+"""The row of `meta` with the newest migration that every release which uses the store must know."""
+
+
 class Migration(msgspec.Struct, frozen=True):
     """One numbered file."""
 
@@ -88,10 +92,10 @@ class Schema:
         return [(m, m.number in applied) for m in self._all]
 
     def verify(self, conn: Connection) -> None:
-        """Check that the store is as this release needs it.
+        """Check that the store is as this release needs it, or as a newer one made it that this one can work with.
 
         Raises:
-            SchemaMissing: A migration is missing, unknown or was applied in another form.
+            SchemaMissing: A migration is missing, or was applied in another form, or is not known and must be.
             ConfigurationError: The store belongs to another cluster or has other shards.
         """
         applied = self._applied_checksums(conn)
@@ -99,9 +103,12 @@ class Schema:
         if missing:
             what = f"lacks {', '.join(missing)}" if applied else f"has no schema for cluster {self._dialect.cluster!r}"
             raise SchemaMissing(f"the store {what}; run: entitycelery db upgrade")
-        unknown = applied.keys() - {m.number for m in self._all}
-        if unknown:
-            raise SchemaMissing(f"the store has migration {max(unknown)}, which this release does not know: upgrade it")
+        known = max(m.number for m in self._all)
+        # Old and new releases run side by side in a deployment, and old ones come back in a rollback. So a migration
+        # only adds; one that older releases cannot work with writes its number down here.
+        needed = int(dict(_pairs(fetch(conn, self._meta))).get(NEEDS_MIGRATION, 0))
+        if needed > known:
+            raise SchemaMissing(f"the store has migration {needed}, which this release does not know: upgrade it")
         changed = [m.name for m in self._all if applied[m.number] != m.checksum]
         if changed:
             raise SchemaMissing(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
 from sqlalchemy.engine import Connection
 
-from entitycelery.address import Address
-from entitycelery.message import Ended, Failure, Reply, Status
+from entitycelery.address import Address, is_message_id
+from entitycelery.message import Ended, Reply, Status
 from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.failure import failure_json, failure_of_json, unreadable
 from entitycelery.storage.sql.statement import fetch, run
+
+_STATUSES = frozenset(Status)
 
 
 class Replies:
@@ -35,12 +37,13 @@ class Replies:
             finished=dialect.to_epoch("finished_at"),
             among=dialect.any_of("id", "ids"),
         )
-        # Replies of dead letters are spared: retrying the letter needs its key.
+        # Replies of dead letters are spared: until it is retried or discarded, a letter's key stays known. Asked of
+        # each reply that says dead, since NOT EXISTS would be planned as a look at all letters.
         # The limit is a subquery, so that it is known once and the index is searched by it: young replies, which are
         # nearly all, are not looked at. Found and deleted in two statements, so that no plan joins the whole table.
         self._old = dialect.sql(
-            "SELECT id FROM {reply} WHERE finished_at < (SELECT {limit_instant}) AND status <> 'dead' "
-            "ORDER BY finished_at LIMIT :limit",
+            "SELECT id FROM {reply} WHERE finished_at < (SELECT {limit_instant}) AND (status <> 'dead' "
+            "OR (SELECT d.id FROM {dead_letter} AS d WHERE d.id = reply.id) IS NULL) ORDER BY finished_at LIMIT :limit",
             limit_instant=dialect.after("CAST(:age_s AS double precision)"),
         )
         self._delete = dialect.sql("DELETE FROM {reply} WHERE {among}", among=dialect.any_of("id", "ids"))
@@ -60,7 +63,8 @@ class Replies:
 
     def read(self, conn: Connection, ids: Sequence[str]) -> dict[str, Reply]:
         """The replies that are there; by the primary key."""
-        return {row[0]: _reply(row) for row in fetch(conn, self._read, {"ids": self._dialect.values(ids)})}
+        possible = self._dialect.values([one for one in ids if is_message_id(one)])
+        return {row[0]: _reply(row) for row in fetch(conn, self._read, {"ids": possible})}
 
     def purge(self, conn: Connection, older_than_s: float, limit: int) -> int:
         """Delete up to `limit` old replies, oldest first, by the index reply_finished."""
@@ -68,21 +72,18 @@ class Replies:
         return run(conn, self._delete, {"ids": self._dialect.values(old)}) if old else 0
 
 
-def failure_json(failure: Failure | None) -> str | None:
-    """A failure as it is stored. PostgreSQL's jsonb takes no NUL, which a traceback might quote."""
-    if failure is None:
-        return None
-    return msgspec.json.encode(failure).replace(b"\\u0000", b"\\ufffd").decode()
-
-
 def _reply(row: Sequence[object]) -> Reply:
     message_id, type_name, entity_id, operation, status, result, failure, finished = row
+    explained = None if failure is None else failure_of_json(failure)  # type: ignore[arg-type]
+    if status not in _STATUSES:
+        status = Status.FAILED
+        explained = unreadable(f"the stored reply of message {message_id} has the status {row[4]!r}, which is none")
     return Reply(
         id=str(message_id),
         address=Address(str(type_name), str(entity_id)),
         operation=str(operation),
         status=Status(str(status)),
         result=None if result is None else str(result),
-        failure=None if failure is None else msgspec.json.decode(str(failure), type=Failure),
+        failure=explained,
         finished_at_epoch_s=float(finished),  # type: ignore[arg-type]
     )

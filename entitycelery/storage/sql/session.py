@@ -15,21 +15,27 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address, ShardId
-from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import EntityCommit, Mail, Mailbox
 from entitycelery.storage.port import CommitResult
 from entitycelery.storage.sql.commit import Commits, Refused
 from entitycelery.storage.sql.dialects.base import Dialect, Locks
 from entitycelery.storage.sql.mailbox import Candidate, Candidates, ClaimedMail, InFlight, Mailboxes
+from entitycelery.storage.sql.own_transaction import OwnTransaction
 from entitycelery.storage.sql.state import NEVER_STORED, States
-from entitycelery.storage.sql.statement import is_contention, rollback, run, store_errors, transaction
+from entitycelery.storage.sql.statement import (
+    first_line,
+    is_contention,
+    is_unstorable,
+    store_errors,
+    transaction,
+)
 
 _LARGEST_PAGE = 12_800
+_RACES = 100
 
 
 class SqlDrainSession:
@@ -49,7 +55,6 @@ class SqlDrainSession:
         commits: Commits,
     ) -> None:
         self._conn = conn
-        self._engine = engine
         self._dialect = dialect
         self._locks = locks
         self._shards = shards
@@ -64,9 +69,10 @@ class SqlDrainSession:
         self._mutex = threading.RLock()
         self._token = os.urandom(8).hex()
         self._noted = False
+        self._has_claimed = False
         # By lock key the entities that hold it: two may share one, and what is held must not be taken twice.
         self._held: dict[int, set[Address]] = {}
-        self._turn_conn: Connection | None = None
+        self._own = OwnTransaction(engine, dialect, states, commits)
 
     # Attention
 
@@ -82,7 +88,12 @@ class SqlDrainSession:
 
     def claim(self, limit: int) -> list[Mailbox]:
         with self._use("claiming mail") as conn:
-            while True:
+            self._in_flight.settle(conn)
+            if self._has_claimed:
+                # Not before a drain's first batch: somebody may be waiting for a lone message.
+                self._mailboxes.raise_floors(conn, self._shards)
+            self._has_claimed = True
+            for _ in range(_RACES):
                 # What an earlier look found and left is still a good hint: it is read anew once its entity is locked.
                 found = Candidates(self._seen, complete=False) if self._seen else self._candidates(conn, limit)
                 if not found.mail:
@@ -91,6 +102,8 @@ class SqlDrainSession:
                     mailboxes, raced = self._claim(conn, limit, found)
                 if mailboxes or not raced:
                     return mailboxes
+            # Mail that is there and cannot be read, or a great many other drains: the sweep looks again.
+            return []
 
     def _claim(self, conn: Connection, limit: int, found: Candidates) -> tuple[list[Mailbox], bool]:
         keys, ids = self._lock_candidates(conn, limit, found)
@@ -226,6 +239,8 @@ class SqlDrainSession:
                 try:
                     return self._commit(conn, commits, last=last)
                 except DBAPIError as exc:
+                    if is_unstorable(exc):
+                        break
                     if not is_contention(exc):
                         raise
             return self._commit_one_by_one(conn, commits, last=last)
@@ -249,83 +264,47 @@ class SqlDrainSession:
 
     def _commit_one_by_one(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
         lost: set[Address] = set()
+        unstorable: dict[Address, str] = {}
         for commit in commits:
             try:
                 result = self._commit(conn, [commit], last=False)
             except DBAPIError as exc:
-                if not is_contention(exc):
+                if is_unstorable(exc):
+                    unstorable[commit.address] = first_line(exc)
+                elif is_contention(exc):
+                    lost.add(commit.address)
+                else:
                     raise
-                lost.add(commit.address)
                 continue
             if result.refused:
                 return result
             lost |= result.lost
-        if last and self._noted:
+        if last and self._noted and not unstorable:
             self._in_flight.clear(conn, self._token)
             self._noted = False
-        return CommitResult(lost=frozenset(lost), refused={})
+        return CommitResult(lost=frozenset(lost), refused={}, unstorable=unstorable)
 
     # A turn with a transaction of its own
 
     def open_turn(self, mailbox: Mailbox, mail: Mail) -> Any:
-        # On a second connection: the claims' own session stays free for the watch over long turns.
-        with store_errors("opening a turn's transaction"):
-            conn = self._engine.connect()
-            try:
-                run(conn, self._dialect.begin_turn)
-                alive = self._commits.still_pending(conn, mail)
-                version = self._states.read(conn, [mailbox.address]).get(mailbox.address, NEVER_STORED).version
-                if not alive or version != mailbox.stored.version:
-                    rollback(conn)
-                    conn.close()
-                    return None
-            except BaseException:
-                conn.close()
-                raise
-        event.listen(conn, "commit", _refuse_commit)
-        event.listen(conn, "rollback", _refuse_rollback)
-        self._turn_conn = conn
-        return conn
+        return self._own.open(mailbox, mail)
 
     def commit_turn(self, commit: EntityCommit) -> CommitResult:
-        conn = self._turn_conn
-        assert conn is not None
-        with store_errors("committing a turn's transaction"):
-            try:
-                self._commits.check_constraints(conn)
-                result = self._commits.write(conn, [commit])
-                if result.lost:
-                    self.rollback_turn()
-                    return result
-                run(conn, "COMMIT")
-                self._handled([commit], result)
-            except Refused as exc:
-                self.rollback_turn()
-                return CommitResult(lost=frozenset(), refused=exc.outcomes)
-            except DBAPIError as exc:
-                if exc.connection_invalidated:
-                    raise
-                self.rollback_turn()
-                if is_contention(exc):
-                    return CommitResult(lost=frozenset([commit.address]), refused={})
-                return CommitResult(lost=frozenset(), refused={}, error=exc)
-            self._commits.announce(conn, [commit])
-        self._turn_conn = None
-        _unguard(conn)
-        conn.close()
+        result = self._own.commit(commit)
+        if result.error is None and not result.refused:
+            self._handled([commit], result)
         return result
 
+    @property
+    def must_not_write(self) -> bool:
+        return self._dialect.one_writer and self._own.is_open
+
     def rollback_turn(self, *, interrupt: bool = False) -> None:
-        conn, self._turn_conn = self._turn_conn, None
-        if conn is None:
-            return
-        _unguard(conn)
-        if interrupt:
-            with self._use("undoing a turn's transaction") as own:
-                self._dialect.interrupt(conn, own)
-            return
-        rollback(conn)
-        conn.close()
+        if not interrupt:
+            self._own.rollback()
+        elif self._own.is_open:
+            with self._use("undoing a turn's transaction") as conn:
+                self._own.interrupt(conn)
 
     def end(self) -> None:
         """Release everything; a session that cannot is closed, which releases it too."""
@@ -340,6 +319,8 @@ class SqlDrainSession:
             except DBAPIError:
                 self._conn.invalidate()
             self._locks.abandon(self._token)
+            if self._noted:
+                self._in_flight.withdraw(self._conn, self._token, self._unhandled)
 
     @contextmanager
     def _use(self, doing: str) -> Iterator[Connection]:
@@ -362,16 +343,3 @@ def _mailboxes(mail: Sequence[tuple[int, Mail]], stored: dict[Address, Any], fen
         Mailbox(address, keys[address], stored.get(address, NEVER_STORED), fence, tuple(messages))
         for address, messages in by_address.items()
     ]
-
-
-def _unguard(conn: Connection) -> None:
-    event.remove(conn, "commit", _refuse_commit)
-    event.remove(conn, "rollback", _refuse_rollback)
-
-
-def _refuse_commit(_conn: Connection) -> None:
-    raise ConfigurationError("self.turn.connection is committed with the turn: do not commit it")
-
-
-def _refuse_rollback(_conn: Connection) -> None:
-    raise ConfigurationError("self.turn.connection is rolled back when the handler raises: raise instead")

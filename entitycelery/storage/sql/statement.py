@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from entitycelery.exceptions import SchemaMissing, StoreUnavailable
@@ -141,7 +141,7 @@ def store_errors(doing: str) -> Iterator[None]:
     except DBAPIError as exc:
         if is_missing_schema(exc):
             raise SchemaMissing("the store has no schema for this cluster; run: entitycelery db upgrade") from exc
-        raise StoreUnavailable(f"{doing}: {_first_line(exc)}") from exc
+        raise StoreUnavailable(f"{doing}: {first_line(exc)}") from exc
 
 
 def is_missing_schema(exc: DBAPIError) -> bool:
@@ -156,5 +156,13 @@ def is_contention(exc: DBAPIError) -> bool:
     return code in ("40P01", "40001", "55P03") or "database is locked" in str(exc.orig)
 
 
-def _first_line(exc: DBAPIError) -> str:
+def is_unstorable(exc: DBAPIError) -> bool:
+    """Whether the database does not take what a statement carries, however often it is repeated."""
+    code = str(getattr(exc.orig, "pgcode", None))
+    refused = isinstance(exc, DataError | IntegrityError) or code.startswith("54")
+    return refused or str(exc.orig).startswith(("malformed JSON", "string or blob too big"))
+
+
+def first_line(exc: DBAPIError) -> str:
+    """What the driver said."""
     return str(exc.orig).strip().partition("\n")[0] or type(exc.orig).__name__

@@ -8,22 +8,36 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sqlalchemy.engine import URL, Connection, Engine
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from entitycelery.address import Address, ShardId, lock_key
-from entitycelery.exceptions import ConfigurationError
-from entitycelery.message import AppendOutcome, NewMessage, PendingMessage, Reply, StoredState
+from entitycelery.exceptions import ConfigurationError, StoreUnavailable
+from entitycelery.message import (
+    AppendOutcome,
+    Change,
+    DeadLetter,
+    DeadLetterFilter,
+    NewMessage,
+    PendingMessage,
+    Reply,
+    StoredKind,
+    StoredState,
+    StoreStats,
+)
 from entitycelery.storage.polling import PollingWaiter
 from entitycelery.storage.port import NO_ALIASES, MailboxStatus, ReplyWaiter, ShardMail
+from entitycelery.storage.sql.census import Census
+from entitycelery.storage.sql.change import Changes
 from entitycelery.storage.sql.commit import Commits
+from entitycelery.storage.sql.dead_letter import DeadLetters
 from entitycelery.storage.sql.dialects.base import Dialect, Role
 from entitycelery.storage.sql.dialects.postgresql import PostgreSQL
 from entitycelery.storage.sql.dialects.sqlite import SQLite
+from entitycelery.storage.sql.floor import Floors
 from entitycelery.storage.sql.mailbox import InFlight, Mailboxes
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.migration import Schema
@@ -31,6 +45,7 @@ from entitycelery.storage.sql.reply import Replies
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.state import NEVER_STORED, States
 from entitycelery.storage.sql.statement import rollback, run, store_errors
+from entitycelery.storage.sql.statistics import Statistics
 from entitycelery.storage.sql.url import shown
 
 DIALECTS: dict[str, type[PostgreSQL] | type[SQLite]] = {
@@ -50,12 +65,18 @@ class SqlStore:
         self._connections = connections
         self._timeout_s = timeout_s
         self.dialect: Dialect = DIALECTS[url.drivername](url, cluster)
+        self._shards = shards_per_group
         self._messages = Messages(self.dialect, shards_per_group)
-        self._mailboxes = Mailboxes(self.dialect)
+        self._floors = Floors(self.dialect)
+        self._mailboxes = Mailboxes(self.dialect, self._floors)
         self._in_flight = InFlight(self.dialect)
         self._states = States(self.dialect)
         self._replies = Replies(self.dialect)
         self._commits = Commits(self.dialect, self._messages, self._states, self._replies, self._in_flight)
+        self._changes = Changes(self.dialect)
+        self._dead_letters = DeadLetters(self.dialect, self._messages, shards_per_group)
+        self._statistics = Statistics(self.dialect)
+        self._census = Census(self.dialect)
         self._schema = Schema(self.dialect, shards_per_group)
         self._engines: dict[Role, Engine] = {}
         self._mutex = threading.Lock()
@@ -116,16 +137,15 @@ class SqlStore:
 
     @contextmanager
     def waiter(self) -> Iterator[ReplyWaiter]:
-        with store_errors("waiting for a reply"):
+        with ExitStack() as stack:
+            waiter: ReplyWaiter
             try:
-                waiter = self.dialect.waiter(lambda: self._engine("listen"))
-                with waiter as listening:
-                    yield listening
-                return
-            except PoolTimeout:
-                pass
-        # Every listening connection is in use: look now and then instead.
-        yield PollingWaiter(0.005, 0.5)
+                with store_errors("waiting for a reply"):
+                    waiter = stack.enter_context(self.dialect.waiter(lambda: self._engine("listen")))
+            except StoreUnavailable:
+                # Every listening connection is in use, or the database is away: look now and then instead.
+                waiter = PollingWaiter(0.005, 0.5)
+            yield waiter
 
     def purge_replies(self, older_than_s: float, limit: int) -> int:
         with self._connection("purging replies") as conn:
@@ -151,6 +171,45 @@ class SqlStore:
         key = lock_key(self.cluster, address) if address else 0
         with self._connection("reading messages") as conn:
             return self._messages.pending(conn, address, shard, key, limit)
+
+    def census(self) -> list[StoredKind]:
+        with self._connection("counting what is stored") as conn:
+            return self._census.take(conn)
+
+    # Control
+
+    def cancel(self, message_id: str) -> tuple[Change, ShardId | None]:
+        with self._connection("cancelling a message") as conn:
+            return self._changes.cancel(conn, message_id)
+
+    def reschedule(
+        self, message_id: str, *, delay_s: float | None, deliver_at_epoch_s: float | None
+    ) -> tuple[Change, ShardId | None]:
+        with self._connection("rescheduling a message") as conn:
+            return self._changes.reschedule(conn, message_id, delay_s, deliver_at_epoch_s)
+
+    def dead_letters(
+        self, wanted: DeadLetterFilter, types: Collection[str] | None, after: int, limit: int
+    ) -> list[DeadLetter]:
+        with self._connection("reading dead letters") as conn:
+            return self._dead_letters.page(conn, wanted, types, after, limit)
+
+    def dead_letter_ids(self, wanted: DeadLetterFilter, types: Collection[str] | None) -> list[str]:
+        with self._connection("looking for dead letters") as conn:
+            return self._dead_letters.ids(conn, wanted, types)
+
+    def retry_dead(self, ids: Collection[str]) -> list[NewMessage]:
+        with self._connection("retrying dead letters") as conn:
+            return self._dead_letters.retry(conn, ids)
+
+    def discard_dead(self, ids: Collection[str]) -> list[str]:
+        with self._connection("discarding dead letters") as conn:
+            return self._dead_letters.discard(conn, ids)
+
+    def stats(self) -> StoreStats:
+        """How much there is in the store."""
+        with self._connection("counting") as conn:
+            return self._statistics.read(conn)
 
     # Drains and duties
 
@@ -180,7 +239,16 @@ class SqlStore:
     def waiting_shards(self, groups: Sequence[str], shards_per_group: int, *, delayed: bool) -> list[ShardMail]:
         shards = [ShardId(group, number) for group in groups for number in range(shards_per_group)]
         with self._connection("looking for waiting mail") as conn:
+            if not delayed:
+                for group in groups:
+                    self._mailboxes.raise_floors(conn, [shard for shard in shards if shard.group == group])
             return self._mailboxes.waiting(conn, shards, delayed=delayed)
+
+    def remove_remains(self) -> None:
+        """Remove what drains left that died: notes of messages that are done, and locks that are rows."""
+        with self._connection("removing what dead drains left") as conn:
+            self._in_flight.remove_done(conn)
+            self._locks.remove_dead(conn)
 
     def committed_shards(self) -> list[ShardId]:
         with store_errors("listening for commits"):
@@ -202,6 +270,12 @@ class SqlStore:
         """
         with self._connection("checking the schema") as conn:
             self._schema.verify(conn)
+
+    def concerns(self, drains: int, batch_size: int) -> list[str]:
+        """A sentence about each setting of the server that will do harm to so many drains at once; none is fatal."""
+        # A claim for each entity of a batch, and attention for each shard.
+        with self._connection("reading the server's settings") as conn:
+            return self.dialect.concerns(conn, drains * batch_size + self._shards)
 
     def migrations(self) -> list[tuple[str, bool]]:
         """The name of every migration and whether it is applied."""

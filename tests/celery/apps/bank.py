@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ from celery.result import allow_join_result
 from entitycelery import Entity, EntityCelery, handler, query
 from tests.celery.apps.errors import InsufficientFunds, NotReady
 
+log = logging.getLogger("bank")
 FOLDER = Path(os.environ["BANK_FOLDER"])
 
 app = Celery("bank")
@@ -119,6 +121,15 @@ class Journal(Entity):
         leave_mark(f"{name}.tried", str(self.turn.attempt))
         self.entries.append(("early", 0))
         raise NotReady(name)
+
+    @handler
+    def say(self, text: str) -> None:
+        """Log, as a user's code does: with fields that have names of ours too."""
+        log.warning("%s", text, extra={"shard": "of pizza", "table": 4})
+
+    @handler
+    async def say_asynchronously(self, text: str) -> None:
+        log.warning("%s", text)
 
     @handler
     def stamp(self, number: int) -> float:

@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tracked": {"task_track_started": True, "task_send_sent_event": True, "worker_send_task_events": True},
     "compressed": {"task_compression": "gzip", "task_protocol": 1},
     "task-class": {},
+    "unbuffered": {"worker_disable_prefetch": True},
     "prefetch": {"worker_prefetch_multiplier": 1, "worker_disable_rate_limits": False},
 }
 

@@ -37,14 +37,19 @@ class Dialect(ABC):
     script_head: tuple[str, ...] = ()
     drop_schema: tuple[str, ...] = ()
     """Removes all tables of the cluster; empty where the database is a file that its owner deletes."""
-    check_constraints: tuple[str, ...] = ()
     draw_fence: tuple[str, ...] = ()
     """What must run before `drawn_fence` gives a number larger than every earlier one."""
     drawn_fence: str
     states_of_ids: str
     """FROM and WHERE of the states `s` of one `:type` and a list of `:ids`, each found by the primary key."""
-    begin_turn: str
-    """Begins the transaction of a turn that wants one."""
+    for_users_sql = ""
+    """Sent before a turn's own statements: undoes, for this transaction, what is set for ours."""
+    begin_report: str
+    """Begins a transaction that only reads, and may read long."""
+    table_sizes: str
+    """The name of every table, its rows, its dead rows and its bytes with all indexes, null where nobody knows."""
+    store_size: str
+    """The bytes of all tables and indexes."""
     insert_certainly: str = "{insert}"
     """`{insert}`, where the driver takes several statements failing with `is_overtaken` unless it stores its row."""
     finish_batch: str | None = None
@@ -57,8 +62,12 @@ class Dialect(ABC):
     """Held around every use of a connection."""
     together = False
     """Whether the driver takes several statements in one round trip."""
+    one_writer = False
+    """Whether a transaction that writes keeps everybody else from writing."""
     shards_at_once = False
     """Whether a `per_shard` query takes a list of shards."""
+    keeps_what_is_dead = False
+    """Whether rows that were deleted can lie in the way of a look for long; see floor.py."""
     guard_is_shared = False
     """Whether one connection serves everybody, under the guard."""
 
@@ -88,10 +97,10 @@ class Dialect(ABC):
         """A FROM item `r` over the rows of a parameter; kinds are text, int, float, bool."""
 
     @abstractmethod
-    def per_shard(self, select: Callable[[str], str]) -> str:
-        """A query for each of `:shards`: `select` gets the expression for the shard's number.
+    def per_shard(self, select: Callable[[str, str], str]) -> str:
+        """A query for each of `:shards`: `select` gets the expressions for the shard's number and its floor.
 
-        Takes all shards at once, or one value, as `shards_at_once` says.
+        Takes all shards at once, and as many `:floors`, or one value, as `shards_at_once` says.
         """
 
     @abstractmethod
@@ -123,6 +132,10 @@ class Dialect(ABC):
         """A JSON column as text."""
 
     @abstractmethod
+    def json_field(self, column: str, field: str) -> str:
+        """A number or text in the object of a JSON column; null where there is none."""
+
+    @abstractmethod
     def insert_message(self) -> str:
         """The INSERT ... SELECT of messages from `:rows`, which draws `seq` in the order of the rows."""
 
@@ -144,6 +157,14 @@ class Dialect(ABC):
 
     announce: str = ""
     """The statement that tells waiters of replies, lists `:channels` and `:replied`; empty: nobody hears."""
+
+    def senders(self, conn: Connection) -> set[str]:
+        """The open transactions that may have stored messages, by names that are never used again."""
+        return set()
+
+    def concerns(self, conn: Connection, locks: int) -> list[str]:
+        """What to say about the server's settings, for drains that hold so many locks at once."""
+        return []
 
     @abstractmethod
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:
@@ -203,6 +224,10 @@ class Locks(ABC):
     @abstractmethod
     def abandon(self, token: str) -> None:
         """A drain could not release what it holds; where that does not end with its connection, do so later."""
+
+    def remove_dead(self, conn: Connection) -> None:
+        """Remove what processes left that ended while they held it, where that does not go with them."""
+        return
 
     @abstractmethod
     def is_claimed(self, conn: Connection, key: int) -> bool: ...

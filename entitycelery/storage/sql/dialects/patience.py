@@ -11,6 +11,8 @@ import time
 from typing import Any
 
 _LONGEST_NAP_S = 0.002
+# The second one while another connection makes the log usable: at the first use of a file, and after a crash.
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
 
 
 class PatientConnection(sqlite3.Connection):
@@ -34,15 +36,30 @@ class PatientCursor(sqlite3.Cursor):
     """Tries a statement again that was refused because another connection writes."""
 
     connection: PatientConnection
+    _latest: tuple[Any, ...] = ()
+
+    def fetchall(self) -> list[Any]:
+        """All rows. Text that is no UTF-8 was written by somebody else, and must not hold up the rows beside it."""
+        try:
+            return super().fetchall()
+        except sqlite3.OperationalError as exc:
+            if "decode to UTF-8" not in str(exc):
+                raise
+        self.connection.text_factory = _legible
+        try:
+            return super().execute(*self._latest).fetchall()
+        finally:
+            self.connection.text_factory = str
 
     def execute(self, *args: Any) -> PatientCursor:
         """Run a statement, as the driver's cursor does."""
+        self._latest = args
         give_up_at_s: float | None = None
         while True:
             try:
                 super().execute(*args)
             except sqlite3.OperationalError as exc:
-                if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                if exc.sqlite_errorcode not in _BUSY:
                     raise
                 now_s = time.monotonic()
                 if give_up_at_s is None:
@@ -53,3 +70,7 @@ class PatientCursor(sqlite3.Cursor):
                 return self
             # At random, so that those who wait do not all come back at the same moment.
             time.sleep(random.uniform(0.0, _LONGEST_NAP_S))
+
+
+def _legible(text: bytes) -> str:
+    return text.decode(errors="replace")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import select
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +17,9 @@ from sqlalchemy.exc import DBAPIError
 from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
 from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.sql.dialects.advisory import AdvisoryLocks
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, column_of, parameters_of, parameters_replaced
+from entitycelery.storage.sql.dialects.listening import ListeningWaiter
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _DIVISION_BY_ZERO = "22012"
@@ -33,8 +32,9 @@ _LONG_LIVED = (
     "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3"
 )
 # Statements are planned once, for any parameters, and by index only: a plan made while a table is empty must not scan
-# it once it is full, and planning anew for each list of shards took longer than looking into them.
-_PLAN_ONCE = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
+# it once it is full, and planning anew for each list of shards took longer than looking into them. A table without a
+# fitting index makes such a plan look so expensive that the server would compile it, which takes longer than to run it.
+_PLAN_ONCE = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan -c jit=off"
 _SERVER_SETTINGS = {
     "client": f"{_LONG_LIVED} {_PLAN_ONCE} -c statement_timeout={{timeout_ms}}",
     "drain": f"{_LONG_LIVED} {_PLAN_ONCE} -c lock_timeout=1000",
@@ -51,10 +51,11 @@ class PostgreSQL(Dialect):
     for_update = "FOR UPDATE"
     together = True
     shards_at_once = True
+    keeps_what_is_dead = True
     instant_type = "timestamptz"
     script_now = "clock_timestamp()"
-    check_constraints = ("SET CONSTRAINTS ALL IMMEDIATE",)
-    begin_turn = f"{begin}; {_PLAN_AS_USUAL}; SET LOCAL lock_timeout = 0"
+    for_users_sql = f"{_PLAN_AS_USUAL}; SET LOCAL lock_timeout = 0"
+    begin_report = f"{begin} READ ONLY; {_PLAN_AS_USUAL}; SET LOCAL statement_timeout = 0"
     # A join could be planned as a scan of the whole table, and a cached plan stays with that.
     states_of_ids = """unnest(CAST(:ids AS text[])) AS i(id) CROSS JOIN LATERAL
         (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id LIMIT 1) AS s"""
@@ -92,6 +93,10 @@ class PostgreSQL(Dialect):
             f"SET search_path TO {self.schema};",
         )
         self.drop_schema = (f"DROP SCHEMA IF EXISTS {self.schema} CASCADE",)
+        tables = f"FROM pg_class AS c WHERE c.relnamespace = to_regnamespace('{self.schema}') AND c.relkind = 'r'"
+        self.table_sizes = f"""SELECT c.relname, s.n_live_tup, s.n_dead_tup, pg_total_relation_size(c.oid)
+            {tables.replace(" WHERE", " JOIN pg_stat_all_tables AS s ON s.relid = c.oid WHERE")} ORDER BY c.relname"""
+        self.store_size = f"SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) {tables}"
         self.ring_channel = f"entity_{cluster}_ring"
         # A subquery, so that it is drawn once per statement and not once per row.
         self.drawn_fence = f"(SELECT nextval('{self.table('fence')}'))"
@@ -124,8 +129,9 @@ class PostgreSQL(Dialect):
         listed = ", ".join(f"{name} {_KINDS[kind]}" for name, kind in columns.items())
         return f"json_to_recordset(CAST(:{parameter} AS json)) AS r({listed})"
 
-    def per_shard(self, select: Callable[[str], str]) -> str:
-        return f"SELECT c.* FROM unnest(CAST(:shards AS integer[])) AS s(n) CROSS JOIN LATERAL ({select('s.n')}) AS c"
+    def per_shard(self, select: Callable[[str, str], str]) -> str:
+        shards = "unnest(CAST(:shards AS integer[]), CAST(:floors AS bigint[])) AS s(n, floor)"
+        return f"SELECT c.* FROM {shards} CROSS JOIN LATERAL ({select('s.n', 's.floor')}) AS c"
 
     def any_of(self, expression: str, parameter: str) -> str:
         return f"{expression} = ANY(:{parameter})"
@@ -147,6 +153,9 @@ class PostgreSQL(Dialect):
 
     def json_text(self, column: str) -> str:
         return f"CAST({column} AS text)"
+
+    def json_field(self, column: str, field: str) -> str:
+        return f"{column} ->> '{field}'"
 
     def insert_message(self) -> str:
         # The inner query draws seq in the senders' order, the outer one inserts in the order of locks.
@@ -189,7 +198,7 @@ class PostgreSQL(Dialect):
         return nullcontext()
 
     def locks(self, engine: Engine) -> Locks:
-        return AdvisoryLocks(self)
+        return AdvisoryLocks(self.cluster)
 
     @contextmanager
     def waiter(self, engine: Callable[[], Engine]) -> Iterator[ReplyWaiter]:
@@ -201,6 +210,33 @@ class PostgreSQL(Dialect):
                 conn.invalidate()
                 waiter = ListeningWaiter(conn)
             yield waiter
+
+    def senders(self, conn: Connection) -> set[str]:
+        # Every INSERT takes this lock before it draws a number, and holds it until its transaction is visible or gone.
+        held = fetch(
+            conn,
+            "SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' "
+            "AND mode = 'RowExclusiveLock' AND relation = CAST(%(table)s AS regclass) "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            {"table": self.table("message")},
+        )
+        return {transaction for (transaction,) in held}
+
+    def concerns(self, conn: Connection, locks: int) -> list[str]:
+        [(vacuums, room)] = fetch(
+            conn,
+            "SELECT current_setting('autovacuum') = 'on', "
+            "current_setting('max_locks_per_transaction')::int * current_setting('max_connections')::int",
+        )
+        found = []
+        if not vacuums:
+            found.append("autovacuum is off: dead rows pile up, and every claim reads past more of them")
+        if locks > room // 4:
+            found.append(
+                f"drains may hold {locks:,} locks at once, a quarter of the server's lock table is {room // 4:,}: "
+                "raise max_locks_per_transaction, or lower entity_batch_size"
+            )
+        return found
 
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:
         if conn.dialect.name != "postgresql":
@@ -269,103 +305,6 @@ def _view_column(field: str, kind: str) -> str:
         return f"state -> '{literal}' AS \"{column}\""
     value = f"state ->> '{literal}'"
     return f'CAST({value} AS {_CASTS[kind]}) AS "{column}"' if kind in _CASTS else f'{value} AS "{column}"'
-
-
-class AdvisoryLocks(Locks):
-    """Session-level advisory locks: no write, gone the moment the session ends.
-
-    Claims are one 64-bit key each; attention is two integers, a disjoint space, shared.
-    """
-
-    def __init__(self, dialect: PostgreSQL) -> None:
-        self._cluster = dialect.cluster
-
-    @functools.lru_cache(maxsize=1000)  # noqa: B019 - lives as long as the store
-    def _space(self, group: str) -> int:
-        return lock_space(self._cluster, f"attention {group}")
-
-    def _keys(self, shards: Sequence[ShardId]) -> dict[str, list[int]]:
-        return {"g": [self._space(shard.group) for shard in shards], "n": [shard.number for shard in shards]}
-
-    def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
-        run(conn, "SELECT pg_advisory_lock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
-
-    def forsake(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
-        run(conn, "SELECT pg_advisory_unlock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
-
-    def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
-        # In autocommit the exclusive locks are gone when this statement ends. Refused: somebody will look.
-        statement = (
-            "SELECT n, pg_try_advisory_xact_lock(g, n) "
-            "FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o) ORDER BY o"
-        )
-        rows = fetch(conn, statement, self._keys(shards))
-        return {shard for shard, (_, granted) in zip(shards, rows, strict=True) if not granted}
-
-    def question(self, shard: ShardId) -> tuple[str, Mapping[str, Any]]:
-        statement = "SELECT NOT pg_try_advisory_xact_lock(%(space)s, %(number)s)"
-        return statement, {"space": self._space(shard.group), "number": shard.number}
-
-    def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
-        statement = "SELECT k, pg_try_advisory_lock(k) FROM unnest(%(keys)s::bigint[]) k"
-        return {key for key, granted in fetch(conn, statement, {"keys": list(keys)}) if granted}
-
-    def release(self, conn: Connection, token: str, keys: Collection[int]) -> None:
-        run(conn, "SELECT pg_advisory_unlock(k) FROM unnest(%(keys)s::bigint[]) k", {"keys": list(keys)})
-
-    def release_all(self, conn: Connection, token: str) -> None:
-        run(conn, "SELECT pg_advisory_unlock_all()")
-
-    def abandon(self, token: str) -> None:
-        """Nothing: the locks ended with the connection."""
-
-    def is_claimed(self, conn: Connection, key: int) -> bool:
-        # Read, not tried: a try would look like a claim to a drain.
-        statement = """
-            SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-                AND classid = CAST(%(high)s AS bigint) AND objid = CAST(%(low)s AS bigint)
-                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-        """
-        return bool(fetch(conn, statement, {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF})[0][0])
-
-
-class ListeningWaiter:
-    """LISTENs on a channel of its own connection; behind it, polls with back-off from 50 ms to 1 s."""
-
-    def __init__(self, conn: Connection) -> None:
-        driver: Any = conn.connection.driver_connection
-        self._conn = conn
-        self._driver = driver
-        info = conn.connection.info
-        if "channel" not in info:
-            info["channel"] = f"entity_reply_{os.urandom(8).hex()}"
-            run(conn, f"LISTEN {info['channel']}")
-        self.channel: str | None = info["channel"]
-        self._next_poll_s = 0.05
-        while select.select([self._driver], [], [], 0)[0]:
-            # Old announcements; or the server's last words, behind which the end of the connection shows.
-            self.take()
-
-    def fileno(self) -> int:
-        return int(self._driver.fileno())
-
-    def take(self) -> list[str]:
-        """The ids announced since the last look."""
-        try:
-            self._driver.poll()
-        except psycopg2.Error as exc:
-            self._conn.invalidate()
-            raise StoreUnavailable(f"waiting for a reply: {str(exc).strip().partition(chr(10))[0]}") from exc
-        ids = [notify.payload for notify in self._driver.notifies]
-        self._driver.notifies.clear()
-        return ids
-
-    def wait(self, timeout_s: float) -> bool:
-        pause_s = min(timeout_s, self._next_poll_s)
-        self._next_poll_s = min(1.0, self._next_poll_s * 2)
-        if not select.select([self._driver], [], [], pause_s)[0]:
-            return False
-        return bool(self.take())
 
 
 def _cooperate_with_gevent() -> None:

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ from entitycelery.storage.sql.dialects.patience import PatientConnection
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _STEPS_BETWEEN_LOOKS = 50_000
+_LOCKED_BY_NOW_S = 60
 
 
 class SQLite(Dialect):
@@ -37,9 +38,15 @@ class SQLite(Dialect):
     now = "entity_now()"
     now_once = "(SELECT entity_now())"
     begin = "BEGIN IMMEDIATE"
+    one_writer = True
     for_update = ""
     instant_type = "REAL"
-    begin_turn = begin
+    begin_report = "BEGIN"
+    table_sizes = " UNION ALL ".join(
+        f"SELECT '{table}', count(*), NULL, NULL FROM {{{table}}}"
+        for table in ("dead_letter", "message", "reply", "state")
+    )
+    store_size = "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
     states_of_ids = """{state} AS s WHERE s.type = :type
         AND s.entity_id IN (SELECT value FROM json_each(:ids))"""
     draw_fence = ("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'fence'",)
@@ -67,8 +74,8 @@ class SQLite(Dialect):
         listed = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
         return f"(SELECT key AS ordinal, {listed} FROM json_each(:{parameter}) ORDER BY key) AS r"
 
-    def per_shard(self, select: Callable[[str], str]) -> str:
-        return select(":shards")
+    def per_shard(self, select: Callable[[str, str], str]) -> str:
+        return select(":shards", "0")
 
     def any_of(self, expression: str, parameter: str) -> str:
         return f"{expression} IN (SELECT value FROM json_each(:{parameter}))"
@@ -90,6 +97,9 @@ class SQLite(Dialect):
 
     def json_text(self, column: str) -> str:
         return column
+
+    def json_field(self, column: str, field: str) -> str:
+        return f"CASE WHEN json_valid({column}) THEN json_extract({column}, '$.{field}') END"
 
     def insert_message(self) -> str:
         return """
@@ -244,6 +254,16 @@ class Liveness:
         path.unlink(missing_ok=True)
         return False
 
+    def remove_dead(self) -> None:
+        """Remove the files of processes that ended."""
+        if self._folder is None or not self._folder.exists():
+            return
+        for name in os.listdir(self._folder):
+            with suppress(FileNotFoundError):
+                # A young one may not be locked yet.
+                if time.time() - (self._folder / name).stat().st_mtime > _LOCKED_BY_NOW_S:
+                    self.alive(name)
+
 
 class RowLocks(Locks):
     """Rows of the table `lock`, written in the transaction of the claim; a dead process's rows are removed."""
@@ -287,6 +307,12 @@ class RowLocks(Locks):
     def abandon(self, token: str) -> None:
         # This process lives, so nobody else may take these rows for a dead one's.
         self._abandoned.add(token)
+
+    def remove_dead(self, conn: Connection) -> None:
+        for (process,) in fetch(conn, "SELECT DISTINCT process FROM lock"):
+            if not self._liveness.alive(process):
+                run(conn, "DELETE FROM lock WHERE process = :process", {"process": process})
+        self._liveness.remove_dead()
 
     def is_claimed(self, conn: Connection, key: int) -> bool:
         holders = self._holders(conn, "claim", [str(key)])

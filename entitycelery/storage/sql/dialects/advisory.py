@@ -1,0 +1,71 @@
+"""Claims and attention on PostgreSQL: session advisory locks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from entitycelery.address import ShardId, lock_space
+from entitycelery.storage.sql.dialects.base import Locks
+from entitycelery.storage.sql.statement import fetch, run
+
+
+class AdvisoryLocks(Locks):
+    """Session-level advisory locks: no write, gone the moment the session ends.
+
+    Claims are one 64-bit key each; attention is two integers, a disjoint space, shared.
+    """
+
+    def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
+
+    @functools.lru_cache(maxsize=1000)  # noqa: B019 - lives as long as the store
+    def _space(self, group: str) -> int:
+        return lock_space(self._cluster, f"attention {group}")
+
+    def _keys(self, shards: Sequence[ShardId]) -> dict[str, list[int]]:
+        return {"g": [self._space(shard.group) for shard in shards], "n": [shard.number for shard in shards]}
+
+    def attend(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
+        run(conn, "SELECT pg_advisory_lock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
+
+    def forsake(self, conn: Connection, token: str, shards: Sequence[ShardId]) -> None:
+        run(conn, "SELECT pg_advisory_unlock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
+
+    def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
+        # In autocommit the exclusive locks are gone when this statement ends. Refused: somebody will look.
+        statement = (
+            "SELECT n, pg_try_advisory_xact_lock(g, n) "
+            "FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o) ORDER BY o"
+        )
+        rows = fetch(conn, statement, self._keys(shards))
+        return {shard for shard, (_, granted) in zip(shards, rows, strict=True) if not granted}
+
+    def question(self, shard: ShardId) -> tuple[str, Mapping[str, Any]]:
+        statement = "SELECT NOT pg_try_advisory_xact_lock(%(space)s, %(number)s)"
+        return statement, {"space": self._space(shard.group), "number": shard.number}
+
+    def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
+        statement = "SELECT k, pg_try_advisory_lock(k) FROM unnest(%(keys)s::bigint[]) k"
+        return {key for key, granted in fetch(conn, statement, {"keys": list(keys)}) if granted}
+
+    def release(self, conn: Connection, token: str, keys: Collection[int]) -> None:
+        run(conn, "SELECT pg_advisory_unlock(k) FROM unnest(%(keys)s::bigint[]) k", {"keys": list(keys)})
+
+    def release_all(self, conn: Connection, token: str) -> None:
+        run(conn, "SELECT pg_advisory_unlock_all()")
+
+    def abandon(self, token: str) -> None:
+        """Nothing: the locks ended with the connection."""
+
+    def is_claimed(self, conn: Connection, key: int) -> bool:
+        # Read, not tried: a try would look like a claim to a drain.
+        statement = """
+            SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+                AND classid = CAST(%(high)s AS bigint) AND objid = CAST(%(low)s AS bigint)
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+        """
+        return bool(fetch(conn, statement, {"high": (key >> 32) & 0xFFFFFFFF, "low": key & 0xFFFFFFFF})[0][0])
