@@ -14,6 +14,7 @@ from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url
 from tests.storage.interleave import Party
 from tests.storage.support import (
+    OTHER_SHARD,
     SHARD,
     STORED,
     Program,
@@ -271,13 +272,18 @@ def test_two_clusters_in_one_database_never_meet(postgres_url: str) -> None:
 def test_commits_of_callers_are_announced_to_their_cluster_alone(postgres_url: str) -> None:
     with opened(postgres_url, cluster="red") as red, opened(postgres_url, cluster="blue") as blue:
         assert red.committed_shards() == blue.committed_shards() == []
+        heard = {SHARD: red, OTHER_SHARD: blue}
         engine = create_engine(red.url)
-        with engine.begin() as conn:
-            append(red, message(), connection=conn)
+        for shard, store in heard.items():
+            with engine.begin() as conn:
+                append(store, message(shard=shard), connection=conn)
         engine.dispose()
 
+        # Commits are announced in their order: who hears the second has been told of the first, if ever.
+        by_blue = eventually(lambda: blue.committed_shards())
+        assert OTHER_SHARD in by_blue
+        assert SHARD not in by_blue
         eventually(lambda: red.committed_shards() == [SHARD])
-        assert blue.committed_shards() == []
 
 
 def test_dropping_a_cluster_leaves_the_other_alone(postgres_url: str) -> None:

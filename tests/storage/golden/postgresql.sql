@@ -109,7 +109,7 @@ WHERE id = ANY(%(ids)s)
 ORDER BY id FOR UPDATE;
 
 -- Floors._drawn
-SELECT last_value
+SELECT last_value - 1 + CAST(is_called AS int)
 FROM entity_golden.message_seq;
 
 -- Floors._first

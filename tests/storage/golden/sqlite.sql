@@ -94,7 +94,7 @@ FROM json_each(:ids))
 ORDER BY id;
 
 -- Floors._drawn
-SELECT last_value
+SELECT last_value - 1 + CAST(is_called AS int)
 FROM message_seq;
 
 -- Floors._first
