@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import click
 
-from entitycelery.exceptions import EntityError, KeyConflict, MailboxFull, SendTimeout
+from entitycelery.exceptions import AlreadyProcessing, EntityError, KeyConflict, MailboxFull, SendTimeout
 
 from .exits import INTERRUPTED, USAGE, CommandFailed, code_of
 from .lines import BadLineError, Line, line_of
@@ -81,7 +81,7 @@ class BulkSend:
             return
         try:
             sent = self._entities.send_many([line.call for line in lines])
-        except (KeyConflict, MailboxFull) as exc:
+        except (KeyConflict, AlreadyProcessing, MailboxFull) as exc:
             if len(lines) == 1:
                 self.done = lines[0].number - 1
                 raise self._failed(code_of(exc), lines[0].number, exc) from exc

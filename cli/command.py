@@ -70,3 +70,11 @@ class Group(click.Group):
     """A group whose commands take --output and --verbose themselves."""
 
     command_class = Command
+
+
+class ListingGroup(Group):
+    """A group whose name alone, or with options, means `list`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_list = not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names)
+        return super().parse_args(ctx, ["list", *args] if is_list else args)

@@ -136,6 +136,9 @@ def act(
         click.echo(f"{counted(len(changed))} {done}")
     else:
         print_record(session.output, {done: changed})
+    if verb == "retry" and len(changed) < len(chosen):
+        left = counted(len(chosen) - len(changed))
+        click.echo(f"{left} left: another message holds the key, or somebody was faster", err=True)
     _complain_of_missing(ids, chosen)
 
 

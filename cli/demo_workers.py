@@ -58,26 +58,28 @@ class Worker:
             CommandFailed: One of them lives on.
         """
         tree = tree_of(self.pid)
-        self._kill_group()
-        deadline_s = time.monotonic() + _GONE_WITHIN_S
-        while left := living(tree):
-            if time.monotonic() >= deadline_s:
-                raise CommandFailed(FAILED, f"processes of {self.name} survived kill -9: {sorted(left)}")
-            time.sleep(_LOOK_EVERY_S)
+        if left := self._end(tree):
+            raise CommandFailed(FAILED, f"processes of {self.name} survived kill -9: {sorted(left)}")
         return len(tree)
 
     def end(self) -> None:
         """End it and everything that it started, also when it has ended by itself."""
-        self._kill_group()
+        # All of them, since each may hold files of the folder that goes next.
+        self._end(tree_of(self.pid))
+
+    def _end(self, tree: set[int]) -> set[int]:
+        """Kill these processes and wait until they are gone; those that are not in time."""
+        kill_group(self._process.pid)
+        self._process.wait()
+        deadline_s = time.monotonic() + _GONE_WITHIN_S
+        while (left := living(tree)) and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_EVERY_S)
+        return left
 
     def log_tail(self) -> str:
         """The last lines of its log."""
         lines = self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         return "\n".join([f"--- {self.name}: end of its log", *lines])
-
-    def _kill_group(self) -> None:
-        kill_group(self._process.pid)
-        self._process.wait()
 
 
 class Workers:

@@ -7,12 +7,14 @@ import traceback
 import click
 
 from entitycelery.exceptions import (
+    AlreadyProcessing,
     AskRefused,
     ConfigurationError,
     EntityError,
     KeyConflict,
     MalformedMessage,
     ReplyTimeout,
+    RunnerNotRegistered,
     SchemaMissing,
     SendTimeout,
     StoreUnavailable,
@@ -20,6 +22,10 @@ from entitycelery.exceptions import (
     UnknownEntityType,
     UnknownMessage,
     UnknownOperation,
+    UnknownSchedule,
+    UnknownSignal,
+    UnknownSingleton,
+    UnknownWorkflow,
 )
 
 OK = 0
@@ -28,6 +34,7 @@ USAGE = 2
 NOT_FOUND = 3
 TIMED_OUT = 4
 KEY_CONFLICT = 5
+KEY_TAKEN = 6
 UNAVAILABLE = 69
 INTERRUPTED = 130
 
@@ -37,9 +44,10 @@ MEANINGS = {
     OK: "ok",
     FAILED: "the operation failed",
     USAGE: "usage: a word, an argument or a setting is wrong",
-    NOT_FOUND: "not found: no such message or entity",
+    NOT_FOUND: "not found: no such message, entity, schedule, signal, singleton, workflow or runner",
     TIMED_OUT: "timed out: not answered yet, the message stays stored",
     KEY_CONFLICT: "key conflict: the key was used with other arguments",
+    KEY_TAKEN: "key taken: a message sent with --unique holds it",
     UNAVAILABLE: "the store or the broker is unavailable, or has no schema",
     INTERRUPTED: "interrupted by Ctrl-C",
 }
@@ -52,8 +60,14 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (UnknownOperation, USAGE),
     (AskRefused, USAGE),
     (UnknownMessage, NOT_FOUND),
+    (UnknownSchedule, NOT_FOUND),
+    (UnknownSingleton, NOT_FOUND),
+    (UnknownSignal, NOT_FOUND),
+    (UnknownWorkflow, NOT_FOUND),
+    (RunnerNotRegistered, NOT_FOUND),
     (ReplyTimeout, TIMED_OUT),
     (KeyConflict, KEY_CONFLICT),
+    (AlreadyProcessing, KEY_TAKEN),
     (StoreUnavailable, UNAVAILABLE),
     (SchemaMissing, UNAVAILABLE),
     (TransportFailed, UNAVAILABLE),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from entitycelery import EntityCelery, Prepared
 
 EXPECTED = '{"address": "Type/id", "operation": "name", "args": [...] or {...}}'
-_FIELDS = ("address", "type", "id", "operation", "args", "key", "delay_s", "deliver_at", "expires_s")
+_OPTIONS = ("key", "unique", "unique_for_s", "delay_s", "expires_s")
+_FIELDS = ("address", "type", "id", "operation", "args", *_OPTIONS, "deliver_at")
 _SHOWN = 60
 
 
@@ -42,7 +43,7 @@ def line_of(entities: EntityCelery, number: int, data: bytes) -> Line:
     fields = _object(data)
     address, operation = _address(fields), _text(fields, "operation")
     call, _ = call_of(entities, address, operation)
-    options = {name: fields[name] for name in ("key", "delay_s", "expires_s") if fields.get(name) is not None}
+    options = {name: fields[name] for name in _OPTIONS if fields.get(name) is not None}
     if fields.get("deliver_at") is not None:
         options["deliver_at"] = _moment(fields["deliver_at"])
     chosen = call.options(**options)

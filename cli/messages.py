@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from entitycelery.message import Failure, Reply, Status
+from entitycelery.unique import UNIQUE_RULES, UniqueRule
 
 from .bulk import LINES_AT_ONCE, send_lines
 from .command import Command
@@ -37,6 +38,10 @@ def call_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Not before this instant, ISO 8601 with its zone.",
         ),
         click.option("--delay", "delay_s", type=duration, help="Not before so long: 90, 90s, 5m, 2h, 1d."),
+        click.option("--unique-for", "unique_for_s", type=duration, help="With --unique: taken for so long at least."),
+        click.option(
+            "--unique", type=click.Choice(UNIQUE_RULES), help="The key is a mutex; what to do if it is taken."
+        ),
         click.option("--key", help="The same address, operation and key is the same message."),
     ):
         function = decorate(function)
@@ -199,6 +204,8 @@ def send(
     words: tuple[str, ...],
     *,
     key: str | None,
+    unique: UniqueRule | None,
+    unique_for_s: float | None,
     delay_s: float | None,
     deliver_at: datetime | None,
     expires_s: float | None,
@@ -207,7 +214,14 @@ def send(
     call, found = call_of(session.entities(), address, operation)
     parameters = list(inspect.signature(found.function).parameters)[1:]
     positional, named = arguments_of(words, parameters)
-    call = call.options(key=key, delay_s=delay_s, deliver_at=deliver_at, expires_s=expires_s)
+    call = call.options(
+        key=key,
+        unique=unique,
+        unique_for_s=unique_for_s,
+        delay_s=delay_s,
+        deliver_at=deliver_at,
+        expires_s=expires_s,
+    )
     message_id: str = call.send(*positional, **named).id
     return message_id
 

@@ -1,4 +1,4 @@
-"""`state`, `list`."""
+"""`state`, `timers`, `list`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from entitycelery.address import parse_address
 
 from .completion import addresses_of, types_of
 from .exits import NOT_FOUND, USAGE, CommandFailed
-from .output import print_record, print_records
+from .output import instant, print_record, print_records
 from .session import Session, pass_session
 from .watch import WatchedCommand
 
@@ -30,6 +30,26 @@ def state_command(session: Session, address: str) -> None:
     fields: dict[str, Any] = json.loads(stored.state)
     head = {"address": str(ref), "version": stored.version, "status": status.status, "pending": status.pending}
     print_record(session.output, {**head, **fields} if session.output == "text" else {**head, "state": fields})
+
+
+@click.command("timers", cls=WatchedCommand)
+@click.argument("address", shell_complete=addresses_of)
+@pass_session
+def timers_command(session: Session, address: str) -> None:
+    """List the timers that an entity has set, by when they are due."""
+    entities = session.entities()
+    records = [
+        {
+            "name": timer.name,
+            "operation": timer.operation,
+            "args": json.loads(timer.args),
+            "due_at": instant(timer.due_epoch_s),
+            "every_s": timer.every_s,
+            "id": timer.message_id,
+        }
+        for timer in entities.timers(entities.ref(address))
+    ]
+    print_records(session.output, records, ("name", "operation", "args", "due_at", "every_s", "id"))
 
 
 @click.command("list", cls=WatchedCommand)

@@ -20,6 +20,7 @@ from entitycelery.limits import LARGEST_ID_BYTES
 MAX_TASK_ID_BYTES = 255
 _SHOWN = 60
 _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}\Z")
+_GROUP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_\-]{0,99}\Z")
 _CLUSTER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 _KEY_NAMESPACE = uuid.UUID("5b3c1c52-51a6-5a58-9d6c-0f6f2a4e7d10")
 
@@ -42,6 +43,12 @@ class ShardId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.group}.{self.number}"
+
+
+def parse_shard(text: str) -> ShardId:
+    """The shard written as `group.number`."""
+    group, _, number = text.rpartition(".")
+    return ShardId(group, int(number))
 
 
 def parse_address(text: str) -> Address:
@@ -107,6 +114,11 @@ def valid_cluster(name: str) -> str:
     return name
 
 
+def is_group_name(name: str) -> bool:
+    """Whether a shard group can have this name: letters, digits, `_` and `-`, not a `-` first, at most 100."""
+    return bool(_GROUP_NAME.match(name))
+
+
 def shard_of(group: str, entity_id: str, shards_per_group: int) -> ShardId:
     """The shard that an entity id belongs to: CRC-32 of its UTF-8, modulo the number of shards."""
     return ShardId(group, zlib.crc32(entity_id.encode()) % shards_per_group)
@@ -143,6 +155,21 @@ def keyed_message_id(cluster: str, address: Address, operation: str, key: str) -
     if not key:
         raise ConfigurationError("a key must not be empty")
     return str(uuid.uuid5(_KEY_NAMESPACE, _framed(cluster, address.type, address.id, operation, key).hex()))
+
+
+def unique_name(cluster: str, address: Address, operation: str, key: str) -> str:
+    """The name of a key that is held like a mutex; its messages have it in the place of a fingerprint.
+
+    A fingerprint is hexadecimal, so none looks like such a name: see the index `message_unique`.
+    """
+    if not key:
+        raise ConfigurationError("a key must not be empty")
+    return f"unique:{blake2b(_framed(cluster, address.type, address.id, operation, key), digest_size=16).hexdigest()}"
+
+
+def is_unique_name(fingerprint: str) -> bool:
+    """Whether the fingerprint of a message is the name of a key that is held like a mutex."""
+    return fingerprint.startswith("unique:")
 
 
 def explicit_message_id(task_id: str) -> str:

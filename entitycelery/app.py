@@ -3,61 +3,57 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, cast, overload
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, overload
 
-import click
 from celery import Celery, current_app
 from celery.app.utils import find_app
 from celery.utils.imports import symbol_by_name
+from kombu.exceptions import OperationalError
 
 from entitycelery.address import parse_address
 from entitycelery.asking import Asking
+from entitycelery.attaching import EmbeddedDefault, attach
 from entitycelery.calls import Prepared, Sent
+from entitycelery.celery_tasks import TASKS_TYPE, tasks_entity
 from entitycelery.client.client import Client
+from entitycelery.client.definitions import Definitions
 from entitycelery.controlling import Controlling
+from entitycelery.declaring import Declaring
 from entitycelery.entity import Entity
 from entitycelery.entity_type import EntityType, OnFailure
 from entitycelery.envelope import Envelope
 from entitycelery.exceptions import ConfigurationError
-from entitycelery.parts import Parts, compose
+from entitycelery.parts import Parts, assemble, compose, settings_of
 from entitycelery.port import Port, current_port, set_default_port
 from entitycelery.ref import Ref
 from entitycelery.registry import Registry, register_with, shared_registry
 from entitycelery.runtime.host import Host
-from entitycelery.settings import SETTING_NAMES, Settings
+from entitycelery.scheduling import Scheduling
+from entitycelery.settings import Settings
+from entitycelery.shard_group import DEFAULT_GROUP, ShardGroup
+from entitycelery.signalling import Signalling
+from entitycelery.singletons import Singletons
 from entitycelery.storage.sql.store import SqlStore
-from entitycelery.storage.sql.url import driver_url, shown
-from entitycelery.transports.folder import configure as folder_settings
+from entitycelery.storage.sql.url import shown
+from entitycelery.task_answers import TaskAnswers
+from entitycelery.transports.bell import Ringer
+from entitycelery.workflows import Workflows
 
 T = TypeVar("T", bound=Entity)
 
 log = logging.getLogger("entitycelery.app")
 
-EMBEDDED_DATABASE = ".entitycelery/store.db"
-
 _RESULT = "entitycelery.backend:entity_result"
-_WORKER_STEPS = {
-    "worker": "entitycelery.worker.steps:RunnerStep",
-    "consumer": "entitycelery.worker.steps:ShardQueuesStep",
-}
-_WORKER_OPTIONS = (
-    (["--without-entities"], {"is_flag": True, "help": "Host no entities on this worker."}),
-    (
-        ["--shard-groups"],
-        {"help": "Comma-separated shard groups to host; with -Q a worker hosts entities only if this is given."},
-    ),
-)
 
 _by_app: weakref.WeakKeyDictionary[Celery, EntityCelery] = weakref.WeakKeyDictionary()
 _latest: list[weakref.ref[EntityCelery]] = []
 
 
-class EntityCelery(Asking, Controlling):
+class EntityCelery(Asking, Controlling, Signalling, Workflows, Scheduling, Declaring, Singletons):
     """Entities for one Celery app.
 
     Settings are Celery settings `entity_*`, read at first use. `EntityCelery()` and `init_app(app)` later serve
@@ -65,13 +61,14 @@ class EntityCelery(Asking, Controlling):
     """
 
     def __init__(self, app: Celery | None = None) -> None:
+        super().__init__()
         self._app: Celery | None = None
         self._registry = Registry(shared_registry)
         self._overrides: dict[str, Any] = {}
         self._has_schema = False
         self._mutex = threading.RLock()
         self._parts: Parts | None = None
-        self._embedded = False
+        self._embedded = EmbeddedDefault()
         if app is not None:
             self.init_app(app)
 
@@ -89,11 +86,12 @@ class EntityCelery(Asking, Controlling):
         _by_app[app] = self
         _latest[:] = [weakref.ref(self)]
         set_default_port(_current_port)
-        app.add_defaults(lambda: dict.fromkeys(SETTING_NAMES))
-        for blueprint, step in _WORKER_STEPS.items():
-            app.steps[blueprint].add(step)
-        for names, options in _WORKER_OPTIONS:
-            app.user_options["worker"].add(click.Option(names, **cast("dict[str, Any]", options)))
+        sender = lambda *given, **options: self._composed().send_task(*given, **options)  # noqa: E731 - one line
+        tasks = tasks_entity(sender, (OperationalError, OSError))
+        group: ShardGroup = lambda _: self.settings.shard_groups[0]  # noqa: E731 - known when the settings are read
+        register_with(self._registry, tasks, self._adopt, {"name": TASKS_TYPE, "shard_group": group})
+        self._task_answers = TaskAnswers(app, self._port)
+        attach(app)
         if app.configured:  # type: ignore[attr-defined]
             self._embed_where_nothing_is_configured()
         else:
@@ -103,21 +101,7 @@ class EntityCelery(Asking, Controlling):
         self._embed_where_nothing_is_configured()
 
     def _embed_where_nothing_is_configured(self) -> None:
-        """Where no broker is configured, SQLite and a folder beside it serve one machine without any server."""
-        conf = self.app.conf
-        if self._embedded:
-            conf.update(broker_url=None, broker_transport=None)
-            self._embedded = False
-        if conf.broker_url or conf.broker_read_url or conf.broker_write_url or conf.broker_transport:
-            return
-        given = self._overrides.get("database_url") or os.environ.get("ENTITY_DATABASE_URL") or conf.entity_database_url
-        url = driver_url(given or f"sqlite:///{EMBEDDED_DATABASE}")
-        if url.get_backend_name() != "sqlite" or url.database == ":memory:":
-            return
-        if not given:
-            self._overrides["database_url"] = url.render_as_string(hide_password=False)
-        conf.update(folder_settings(conf, Path(f"{url.database}.broker")))
-        self._embedded = True
+        self._overrides.update(self._embedded.configure(self.app.conf, self._overrides))
 
     @property
     def app(self) -> Celery:
@@ -144,6 +128,7 @@ class EntityCelery(Asking, Controlling):
         state_version: int = 1,
         on_failure: OnFailure = "skip",
         mailbox_capacity: int | None = None,
+        shard_group: ShardGroup = DEFAULT_GROUP,
     ) -> Callable[[type[T]], type[T]]: ...
     def register(self, cls: Any = None, /, **options: Any) -> Any:
         """Register an entity class with this app.
@@ -155,6 +140,7 @@ class EntityCelery(Asking, Controlling):
             on_failure: What a message that waits for a retry does to those behind it: `skip` lets them pass,
                 `block` holds them back.
             mailbox_capacity: Most pending messages of one entity.
+            shard_group: The group whose workers host its entities, or a function that gives it for an id.
 
         Raises:
             ConfigurationError: The class cannot be an entity, or its name belongs to another; the sentence says which.
@@ -175,8 +161,22 @@ class EntityCelery(Asking, Controlling):
 
     @property
     def types(self) -> list[EntityType]:
-        """The registered types, by name."""
-        return list(self._registry)
+        """The registered types, by name; without the library's own."""
+        return [kind for kind in self._registry if kind.name != TASKS_TYPE]
+
+    def _definitions(self) -> Definitions:
+        parts = self._ready()
+        return Definitions(parts.settings, parts.envelope, str(self.app.conf.get("timezone") or "UTC"))
+
+    def _register_class(self, cls: type[Entity], name: str | None) -> None:
+        self.register(name=name)(cls)
+
+    def _register_workflow(self, cls: type[Entity], name: str) -> EntityType:
+        self.register(name=name)(cls)
+        return self._registry.get(name)
+
+    def _register_function(self, cls: type[Entity], name: str, shard_group: str) -> None:
+        self.register(name=name, shard_group=shard_group)(cls)
 
     # Sending
 
@@ -241,7 +241,7 @@ class EntityCelery(Asking, Controlling):
                 raise ConfigurationError("settings can be overridden only before they are first used")
             given = {name: value for name, value in settings.items() if value is not None}
             self._overrides.update(given)
-            if "database_url" in given and self._embedded:
+            if "database_url" in given and self._embedded.is_used:
                 # The folder of the wake-ups lies beside the store.
                 self._embed_where_nothing_is_configured()
 
@@ -267,12 +267,40 @@ class EntityCelery(Asking, Controlling):
         return names
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back, once the wake-ups that are on their way have gone."""
         with self._mutex:
             parts, self._parts = self._parts, None
             self._has_schema = False
         if parts is not None:
+            parts.host.bell.flush()
             parts.store.close()
+
+    def read_settings(self) -> Settings:
+        """The settings as they are given now, whether or not there is a store."""
+        return settings_of(self.app, self._overrides)
+
+    def assemble_on(
+        self,
+        settings: Settings,
+        store: SqlStore,
+        ringer: Ringer,
+        client_of: Callable[..., Client],
+        send_task: Callable[..., Any],
+    ) -> Parts:
+        """Parts of this app on another store, for `working_with`."""
+        return assemble(self.app, self._registry, settings, store, ringer, self._async_result, client_of, send_task)
+
+    @contextmanager
+    def working_with(self, parts: Parts) -> Iterator[None]:
+        """Have these parts do everything for a while, as tests want it."""
+        with self._mutex:
+            kept = self._parts, self._has_schema
+            self._parts, self._has_schema = parts, True
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._parts, self._has_schema = kept
 
     def _port(self) -> Port:
         return self._ready().client

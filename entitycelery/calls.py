@@ -1,4 +1,4 @@
-"""The calls that references offer, and what becomes of them.
+"""The calls that references offer.
 
 The verb (`send`, `ask`, `asend`, `aask`, `delay`) takes the handler's arguments and nothing else; what belongs to the
 call goes to `.options(...)`. Only so can both be typed.
@@ -6,10 +6,9 @@ call goes to `.options(...)`. Only so can both be typed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 import msgspec
 
@@ -19,54 +18,13 @@ from entitycelery.effects import CallOptions, Send
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.operation import Operation
 from entitycelery.port import Port
+from entitycelery.sent import AsyncResult, Sent, known_id
+from entitycelery.unique import UniqueRule, checked_rule
+
+__all__ = ["AsyncResult", "Call", "Prepared", "Sent", "checked_instant", "checked_s", "prepared_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-
-class AsyncResult(Protocol[R_co]):
-    """The part of Celery's AsyncResult that a typed caller needs; at run time it is Celery's own class."""
-
-    id: str
-
-    def get(self, timeout: float | None = None) -> R_co: ...
-    def ready(self) -> bool: ...
-    def successful(self) -> bool: ...
-    def failed(self) -> bool: ...
-
-
-class Sent(Generic[R]):
-    """A stored message whose reply can be waited for, here or from any process that knows its `id`."""
-
-    __slots__ = ("_operation", "_port", "id")
-
-    def __init__(self, message_id: str, operation: Operation, port: Port) -> None:
-        self.id = message_id
-        self._operation = operation
-        self._port = port
-
-    def result(self, *, timeout_s: float | None = None) -> R:
-        """Wait for the handler's result.
-
-        Args:
-            timeout_s: Longest wait; None means `entity_ask_timeout_s`.
-
-        Raises:
-            ReplyTimeout: Not answered yet; the message stays stored.
-            UnknownMessage, MessageExpired, MessageCancelled: There will be no result.
-            Exception: What the handler raised, as its own class where that can be imported, else HandlerFailed.
-        """
-        result: R = self._operation.decode_result(self._port.result(self.id, timeout_s))
-        return result
-
-    async def aresult(self, *, timeout_s: float | None = None) -> R:
-        """`result`, without blocking the event loop."""
-        result: R = self._operation.decode_result(await self._port.aresult(self.id, timeout_s))
-        return result
-
-    def __repr__(self) -> str:
-        return f"<Sent {self._operation.label} {self.id}>"
 
 
 class Prepared(Generic[R]):
@@ -102,6 +60,8 @@ class Call(Generic[P, R]):
         self,
         *,
         key: str | None = None,
+        unique: UniqueRule | None = None,
+        unique_for_s: float | timedelta | None = None,
         delay_s: float | timedelta | None = None,
         deliver_at: datetime | None = None,
         expires_s: float | timedelta | None = None,
@@ -112,6 +72,10 @@ class Call(Generic[P, R]):
 
         Args:
             key: Same address, operation and key is the same message: it is stored once and has one reply.
+            unique: The key is a mutex instead, taken from the send until the message has ended, whatever the arguments.
+                Where it is taken, `reject` raises AlreadyProcessing, `replace` gives the message that holds it these
+                arguments, `queue` runs once behind what runs, `debounce` does so when nobody has sent for `delay_s`.
+            unique_for_s: The key is taken for so many seconds at least; what is not rejected waits for that.
             delay_s: Not before so many seconds after it is stored.
             deliver_at: Not before this aware instant.
             expires_s: Not after so many seconds after it is stored; then its reply says expired.
@@ -121,6 +85,8 @@ class Call(Generic[P, R]):
         """
         given: dict[str, Any] = {
             "key": _key(key),
+            "unique": checked_rule(unique),
+            "unique_for_s": checked_s("unique_for_s", unique_for_s),
             "delay_s": checked_s("delay_s", delay_s),
             "deliver_at": checked_instant("deliver_at", deliver_at),
             "expires_s": checked_s("expires_s", expires_s),
@@ -143,6 +109,7 @@ class Call(Generic[P, R]):
         Raises:
             MalformedMessage: The arguments do not fit the handler.
             KeyConflict: The key was used with other arguments.
+            AlreadyProcessing: The key is taken, and the call says `unique="reject"`.
             MailboxFull: The entity's mailbox is at its capacity.
             SendTimeout: It could not be stored in time; with a key it can be sent again without harm.
         """
@@ -196,10 +163,22 @@ class Call(Generic[P, R]):
                 "apply_async of an entity operation takes countdown, eta, expires and task_id; "
                 f"{', '.join(sorted(unsupported))} has no meaning for it"
             )
-        call = self.options(delay_s=countdown, deliver_at=eta, expires_s=_expires_s(expires))
+        call = self.options(delay_s=countdown, deliver_at=eta)
+        if isinstance(expires, datetime):
+            call = call._with(msgspec.structs.replace(call._options, expires_at=checked_instant("expires", expires)))
+        else:
+            call = call.options(expires_s=expires)
         if task_id is not None:
             call = call._with(msgspec.structs.replace(call._options, task_id=task_id))
         return call._delayed(call._encoded(tuple(args), kwargs or {}))
+
+    def takes(self, argument: str) -> bool:
+        """Whether the operation has an argument of this name."""
+        return argument in self._operation.parameters
+
+    @property
+    def operation(self) -> Operation:
+        return self._operation
 
     def identity(self) -> tuple[Address, str, CallOptions]:
         """Address, operation and options: with a key or a task id among them, they say which message is meant."""
@@ -211,7 +190,7 @@ class Call(Generic[P, R]):
     def _delayed(self, send: Send) -> AsyncResult[R]:
         port = self._port()
         [message_id] = port.send([send])
-        handle: AsyncResult[R] = port.async_result(message_id, self._operation.decode_result)
+        handle: AsyncResult[R] = port.async_result(known_id(message_id, self._operation), self._operation.decode_result)
         return handle
 
     def _encoded(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Send:
@@ -231,6 +210,29 @@ class Call(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Call {self._address} {self._operation.name}>"
+
+
+def prepared_of(call: object) -> Send:
+    """A call without arguments, ready to be sent.
+
+    Raises:
+        ConfigurationError: It is no call.
+        MalformedMessage: It needs arguments.
+    """
+    if not isinstance(call, Call):
+        raise ConfigurationError(f"expected a call such as self.bill or self.bill.prepare(5), got {call!r}")
+    return call.prepare().send
+
+
+def own_operation(call: object, address: Address, what: str) -> Operation:
+    """The operation of a bare handler of the entity at this address, such as `self.bill`.
+
+    Raises:
+        ConfigurationError: It is something else; the sentence says what it is for.
+    """
+    if not isinstance(call, Call) or call.identity() != (address, call.identity()[1], CallOptions()):
+        raise ConfigurationError(f"{what} takes a handler of the entity itself, as self.bill, got {call!r}")
+    return call.operation
 
 
 def _key(value: str | None) -> str | None:
@@ -268,9 +270,3 @@ def checked_s(name: str, value: float | timedelta | None) -> float | None:
     if not 0 <= duration_s < 1e10:
         raise ConfigurationError(f"{name} is a number of seconds from 0 to 10^10, got {value!r}")
     return duration_s
-
-
-def _expires_s(expires: float | datetime | None) -> float | None:
-    if not isinstance(expires, datetime):
-        return expires
-    return max(0.0, epoch_from(expires) - time.time())

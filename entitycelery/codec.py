@@ -25,6 +25,7 @@ _PACKED_INFINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 _finite = json.JSONEncoder(allow_nan=False)
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _BACKSLASH = ord("\\")
+_MAYBE_NUL = rb"\u0000"
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _PATH = re.compile(r" - at `\$(?:\.(\w+))?([^`]*)`$")
 
@@ -63,7 +64,7 @@ def _encode(encoder: msgspec.json.Encoder, value: object, what: str) -> bytes:
     except ENCODING_ERRORS as exc:
         raise SerializationFailed(f"{what} cannot be written as JSON: {said(exc)}") from exc
     # One byte is looked for eight times as fast as a word.
-    if _BACKSLASH in data and _ESCAPED_NUL.search(data):
+    if _BACKSLASH in data and _MAYBE_NUL in data and _ESCAPED_NUL.search(data):
         raise SerializationFailed(f"{what} contains a NUL character, which the store cannot keep")
     return data
 

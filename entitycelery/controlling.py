@@ -14,6 +14,7 @@ from entitycelery.message import Change, DeadLetter, DeadLetterFilter
 from entitycelery.parts import Parts
 from entitycelery.port import Port, current_port
 from entitycelery.ref import address_of, kind_of
+from entitycelery.reshard_plan import ReshardPlan
 
 EVERYTHING = DeadLetterFilter()
 
@@ -28,6 +29,10 @@ class Controlling(ABC):
     @abstractmethod
     def _ready(self) -> Parts:
         """The parts, with a store that has its schema."""
+
+    @abstractmethod
+    def _composed(self) -> Parts:
+        """The parts, whatever the store has."""
 
     def cancel(self, message: str | Sent[Any] | Call[..., Any]) -> Change:
         """End a pending message: whoever waits for it gets MessageCancelled, and its key stays used.
@@ -95,6 +100,25 @@ class Controlling(ABC):
     def discard_dead(self, wanted: DeadLetterFilter | str | Sequence[str]) -> list[str]:
         """Delete dead letters; the ids of those that were there. Their replies stay for the retention time."""
         return self._ready().control.discard_dead(filter_of(wanted))
+
+    def plan_reshard(self, shards_per_group: int) -> ReshardPlan:
+        """What `reshard` would do now; nothing is changed."""
+        return self._composed().resharder.plan(shards_per_group)
+
+    def reshard(self, shards_per_group: int) -> ReshardPlan:
+        """Change the number of shards in each group, with all pending messages and dead letters, while no worker
+        hosts entities; what was done.
+
+        Processes that send need not stop. Doing it again finishes what the broker did not allow the first time.
+
+        Raises:
+            ConfigurationError: Workers host entities, or it is no number of shards.
+            TransportFailed: The store is done and the broker is not.
+        """
+        parts = self._composed()
+        # A wake-up that came later would leave a queue of the old number behind.
+        parts.host.bell.flush()
+        return parts.resharder.reshard(shards_per_group)
 
     def _current_port(self) -> Port:
         return current_port.get() or self._ready().client

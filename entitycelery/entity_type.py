@@ -11,6 +11,8 @@ from entitycelery.exceptions import ConfigurationError, UnknownOperation
 from entitycelery.handlers import Handler, Query
 from entitycelery.operation import HandlerOptions, Operation
 from entitycelery.port import Port, current_port, default_port
+from entitycelery.shard_group import DEFAULT_GROUP, GroupRule, ShardGroup
+from entitycelery.signals import SIGNAL
 from entitycelery.state import StateModel, fields_of
 
 OnFailure = Literal["skip", "block"]
@@ -19,6 +21,7 @@ _SQL_KINDS = {int: "int", float: "float", bool: "bool", str: "text"}
 
 # On the wire: no method can be called so, and no handler may.
 DELETE = "entity.delete"
+LIBRARY_OPERATIONS = frozenset({DELETE, SIGNAL})
 
 RESERVED_NAMES = frozenset({"turn", "ref", "expect", "remind", "reply_later"})
 
@@ -40,6 +43,7 @@ class EntityType:
         state_version: int = 1,
         on_failure: OnFailure = "skip",
         mailbox_capacity: int | None = None,
+        shard_group: ShardGroup = DEFAULT_GROUP,
     ) -> None:
         self.cls = cls
         self.name = valid_type_name(name or cls.__name__)
@@ -53,7 +57,7 @@ class EntityType:
             raise ConfigurationError(f"{self.name}: state_version must be at least 1, got {state_version}")
         self.on_failure = on_failure
         self.mailbox_capacity = mailbox_capacity
-        self.shard_group = "default"
+        self._group = GroupRule(self.name, shard_group)
         self.port_source: Callable[[], Port] | None = None
         fields = fields_of(cls)
         _refuse_reserved_names(cls, self.name, fields)
@@ -81,12 +85,30 @@ class EntityType:
         """The operation of the method of this name."""
         return self._by_attribute[attribute]
 
+    @property
+    def attributes(self) -> list[str]:
+        """The names of the methods that are its operations."""
+        return sorted(self._by_attribute)
+
     def has_method(self, attribute: str) -> bool:
         return attribute in self._by_attribute
 
     def port(self) -> Port:
         """Where calls go: the running turn, else this type's app, else the current app."""
         return current_port.get() or (self.port_source or default_port)()
+
+    def group_of(self, entity_id: str) -> str:
+        """The shard group of the entity of this id.
+
+        Raises:
+            ConfigurationError: The type's function failed, or gave what cannot be a group.
+        """
+        return self._group.of(entity_id)
+
+    @property
+    def constant_group(self) -> str | None:
+        """The shard group of all entities of this type; None where a function says it for each."""
+        return self._group.constant
 
     @property
     def view_name(self) -> str:
@@ -107,8 +129,8 @@ class EntityType:
             if not isinstance(member, Handler):
                 continue
             operation = Operation(self.name, attribute, member.function, member.options_given)
-            if operation.name == DELETE:
-                raise ConfigurationError(f"{self.name}.{attribute}: the name {DELETE!r} is reserved for deletion")
+            if operation.name in LIBRARY_OPERATIONS:
+                raise ConfigurationError(f"{self.name}.{attribute}: the name {operation.name!r} is reserved")
             if operation.name in self.operations:
                 other = self.operations[operation.name].attribute
                 raise ConfigurationError(f"{self.name}: {other} and {attribute} are both named {operation.name!r}")

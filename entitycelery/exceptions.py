@@ -12,10 +12,21 @@ The class says what happened, the fields say who, `reason` is the stable string 
     ├── SerializationFailed       a value that cannot be written as JSON
     ├── StateConflict             a stored or assigned state that cannot be loaded
     ├── KeyConflict               a key used again with other arguments
+    ├── AlreadyProcessing         a key that is taken, sent with unique="reject"      (transient)
     ├── MailboxFull               the mailbox is at its capacity                      (transient)
     ├── SendTimeout               a send that could not be stored in time             (transient)
     ├── UnknownEntityType         no such type in this app
     ├── UnknownOperation          no such handler in this type
+    ├── UnknownSchedule           no such schedule
+    ├── UnknownSingleton          no singleton of this name has ever run
+    ├── UnknownSignal             no signal's token of this cluster
+    ├── UnknownWorkflow           no workflow of this key has begun
+    ├── WorkflowCancelled         the workflow was cancelled
+    ├── NonDeterminism            a body that does not do again what its journal says
+    ├── SignalFailed              a signal that somebody failed
+    │   ├── SignalTimeout         it was not completed in time
+    │   └── SignalCancelled       it was cancelled
+    ├── RunnerNotRegistered       no living runner of this name
     ├── AskRefused                `ask` where waiting could never end, or must not be done
     └── NoResult                  the message has no result to give
         ├── ReplyTimeout          not answered yet                                    (transient)
@@ -117,6 +128,13 @@ class KeyConflict(EntityError):
     reason = "KeyConflict"
 
 
+class AlreadyProcessing(EntityError):
+    """The key is taken and the send said `unique="reject"`; nothing was stored. `message_id` is what holds the key."""
+
+    reason = "AlreadyProcessing"
+    transient = True
+
+
 class MailboxFull(EntityError):
     """The entity has as many pending messages as its type allows; nothing was stored."""
 
@@ -141,6 +159,66 @@ class UnknownOperation(EntityError):
     """The entity type has no handler of this name."""
 
     reason = "UnknownOperation"
+
+
+class UnknownSchedule(EntityError, LookupError):
+    """No schedule has this name."""
+
+    reason = "UnknownSchedule"
+
+
+class UnknownSingleton(EntityError, LookupError):
+    """No singleton of this name has ever run in the cluster."""
+
+    reason = "UnknownSingleton"
+
+
+class UnknownSignal(EntityError, LookupError):
+    """The text is no token that this cluster made."""
+
+    reason = "UnknownSignal"
+
+
+class UnknownWorkflow(EntityError, LookupError):
+    """No workflow of this key has begun."""
+
+    reason = "UnknownWorkflow"
+
+
+class WorkflowCancelled(EntityError):
+    """The workflow was cancelled."""
+
+    reason = "WorkflowCancelled"
+
+
+class NonDeterminism(EntityError):
+    """The body of a workflow called something else than its journal says; the sentence names both."""
+
+    reason = "NonDeterminism"
+
+
+class SignalFailed(EntityError):
+    """Somebody failed the signal; the sentence is theirs."""
+
+    reason = "SignalFailed"
+
+
+class SignalTimeout(SignalFailed):
+    """The signal was not completed within its `timeout_s`."""
+
+    reason = "SignalTimeout"
+
+
+class SignalCancelled(SignalFailed):
+    """The signal was cancelled."""
+
+    reason = "SignalCancelled"
+
+
+class RunnerNotRegistered(EntityError, LookupError):
+    """No living runner is called so, or it does not host what it should."""
+
+    reason = "RunnerNotRegistered"
 
 
 class AskRefused(EntityError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, NoReturn, ParamSpec, Protocol, Self, TypedDict, TypeVar, Unpack, overload
 
 from entitycelery.calls import Call
 from entitycelery.operation import HandlerOptions, Operation, RetryPolicy
@@ -129,20 +129,47 @@ def handler(
         turn_timeout_s: Longest run of this handler, in place of `entity_turn_timeout_s`.
         throws: Exceptions that are part of what the handler does: logged without a traceback, at INFO.
     """
-    options = HandlerOptions(
+    options = handler_options(
         name=name,
-        retry=RetryPolicy(
-            autoretry_for=tuple(autoretry_for),
-            max_retries=max_retries,
-            retry_backoff_s=1.0 if isinstance(retry_backoff, bool) else float(retry_backoff),
-            exponential=retry_backoff is not False,
-            retry_backoff_max_s=float(retry_backoff_max),
-            retry_jitter=retry_jitter,
-        ),
+        autoretry_for=autoretry_for,
+        max_retries=max_retries,
+        retry_backoff=retry_backoff,
+        retry_backoff_max=retry_backoff_max,
+        retry_jitter=retry_jitter,
         turn_timeout_s=turn_timeout_s,
-        throws=tuple(throws),
+        throws=throws,
     )
     return Handler(fn, options) if fn is not None else lambda function: Handler(function, options)
+
+
+class TurnOptions(TypedDict, total=False):
+    """What `handler` takes besides a name, for functions that are called like one."""
+
+    autoretry_for: tuple[type[BaseException], ...]
+    max_retries: int | None
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    turn_timeout_s: float | None
+    throws: tuple[type[BaseException], ...]
+
+
+def handler_options(*, name: str | None = None, **given: Unpack[TurnOptions]) -> HandlerOptions:
+    """The options of a handler: see `handler` for what they mean and their defaults."""
+    backoff = given.get("retry_backoff", True)
+    return HandlerOptions(
+        name=name,
+        retry=RetryPolicy(
+            autoretry_for=tuple(given.get("autoretry_for", ())),
+            max_retries=given.get("max_retries", 3),
+            retry_backoff_s=1.0 if isinstance(backoff, bool) else float(backoff),
+            exponential=backoff is not False,
+            retry_backoff_max_s=float(given.get("retry_backoff_max", 600.0)),
+            retry_jitter=given.get("retry_jitter", True),
+        ),
+        turn_timeout_s=given.get("turn_timeout_s"),
+        throws=tuple(given.get("throws", ())),
+    )
 
 
 class Query(Generic[E, P, R]):

@@ -1,11 +1,12 @@
-"""How large and how deep what is stored may be. Whoever is about to store something asks; the answer is a sentence."""
+"""How large and how deep what is stored may be, and how it may be called. Whoever is about to store something asks."""
 
 from __future__ import annotations
 
-import re
 import sys
 
 import msgspec
+
+from entitycelery.exceptions import ConfigurationError
 
 # An index row of PostgreSQL holds 2,704 bytes: a type's name of 200, the id, and what the row itself takes.
 LARGEST_ID_BYTES = 2_400
@@ -16,7 +17,6 @@ DEEPEST_NESTING = 500
 # What is stored in one transaction travels in one statement, whose text ends at 1 GiB and may be seven times as long.
 MOST_BYTES_AT_ONCE = 128 * 1024 * 1024
 
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"[{]}", b"(())")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -66,9 +66,22 @@ DEFAULT_LIMITS = Limits()
 NO_LIMITS = Limits(payload_bytes=sys.maxsize, state_bytes=sys.maxsize, id_bytes=sys.maxsize, nesting=sys.maxsize)
 
 
+def valid_name(what: str, name: object) -> str:
+    """`name`, when what is called `what` can have it.
+
+    Raises:
+        ConfigurationError: It is no text of 1 to 200 printable characters.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= 200 or not name.isprintable():
+        raise ConfigurationError(f"{what} has a name of 1 to 200 printable characters, got {name!r:.80}")
+    return name
+
+
 def _is_deeper(data: bytes, levels: int) -> bool:
     """Whether objects and lists are nested deeper in a JSON text."""
-    brackets = _STRING.sub(b"", data).translate(_BRACKETS, _NO_BRACKETS)
+    # What is no string stands at every other place between quotes, once the escaped ones are gone.
+    outside = data.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2]
+    brackets = b"".join(outside).translate(_BRACKETS, _NO_BRACKETS)
     for _ in range(levels):
         if not brackets:
             return False

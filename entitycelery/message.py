@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from entitycelery.address import Address, ShardId
+from entitycelery.unique import Unique
 
 
 class Status(StrEnum):
@@ -37,7 +38,11 @@ class Unknown(Failure, frozen=True, kw_only=True):
 
 
 class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message about to be stored. `args` is canonical JSON; instants are seconds since the epoch."""
+    """A message about to be stored. `args` is canonical JSON; instants are seconds since the epoch.
+
+    `keyed`: whether it may be there already is for the store to find out. With `unique` its fingerprint names its key.
+    `completes`: the outcome, as JSON, that the row of this id takes instead, if it is a signal that waits for one.
+    """
 
     id: str
     fingerprint: str
@@ -52,7 +57,15 @@ class NewMessage(msgspec.Struct, frozen=True, kw_only=True):
     delay_s: float | None = None
     deliver_at_epoch_s: float | None = None
     expires_s: float | None = None
+    expires_at_epoch_s: float | None = None
     capacity: int | None = None
+    unique: Unique | None = None
+    completes: str | None = None
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether it waits for a due moment; what is due at once is rung for by its sender."""
+        return bool(self.delay_s) or self.deliver_at_epoch_s is not None
 
 
 class AppendOutcome(StrEnum):
@@ -62,6 +75,20 @@ class AppendOutcome(StrEnum):
     DUPLICATE = "duplicate"
     CONFLICT = "conflict"
     FULL = "full"
+    JOINED = "joined"
+    TAKEN = "taken"
+
+
+REFUSALS = frozenset({AppendOutcome.CONFLICT, AppendOutcome.FULL, AppendOutcome.TAKEN})
+"""What undoes everything that is sent with it."""
+
+
+class Appended(NamedTuple):
+    """What became of one send, and the message that answers it: another one than was sent, where it joined that or
+    was refused because of it."""
+
+    outcome: AppendOutcome
+    message_id: str
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -83,11 +110,14 @@ class Mail(msgspec.Struct, frozen=True):
 
 
 class StoredState(msgspec.Struct, frozen=True):
-    """A state row: `version` counts its commits; `state` is JSON, None when the entity is deleted or new."""
+    """A state row: `version` counts its commits; `state` is JSON, None when the entity is deleted or new; so are
+    `timers` and `signals`, None where there are none."""
 
     version: int
     state_version: int
     state: str | None
+    timers: str | None = None
+    signals: str | None = None
 
 
 class Mailbox(msgspec.Struct, frozen=True):
@@ -112,14 +142,43 @@ class Reply(msgspec.Struct, frozen=True):
     finished_at_epoch_s: float
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """A message that is answered by a later turn than its own, and the channel on which somebody waits for that."""
+
+    message_id: str
+    reply_to: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What becomes the reply of a message."""
+
+    message_id: str
+    reply_to: str | None
+    status: Status
+    result: str | None = None
+    failure: Failure | None = None
+
+
 class Ended(msgspec.Struct, frozen=True):
-    """A turn's decision that its message is over: it becomes a reply."""
+    """A turn's decision that its message is over: it becomes a reply, unless it is `parked`, to be answered by a later
+    turn. `answers` are those of earlier messages; `disarmed` are messages of timers and rows of signals that are not to
+    come any more."""
 
     mail: Mail
     status: Status
     result: str | None = None
     failure: Failure | None = None
     outgoing: tuple[NewMessage, ...] = ()
+    disarmed: tuple[str, ...] = ()
+    parked: bool = False
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def replies(self) -> tuple[Answer, ...]:
+        """All replies that it writes."""
+        if self.parked:
+            return self.answers
+        return (Answer(self.mail.id, self.mail.reply_to, self.status, self.result, self.failure), *self.answers)
 
 
 class Retried(msgspec.Struct, frozen=True):
@@ -144,6 +203,37 @@ class EntityCommit(msgspec.Struct, frozen=True):
     state_version: int
     state: str | None
     turns: tuple[Ended | Retried, ...]
+    timers: str | None = None
+    signals: str | None = None
+
+    @property
+    def disarmed(self) -> list[str]:
+        """The messages of timers and signals that its turns cancelled or set anew."""
+        return [one for turn in self.turns if isinstance(turn, Ended) for one in turn.disarmed]
+
+
+class Timer(msgspec.Struct, frozen=True):
+    """A timer that an entity has set: when it fires next, what that calls with which JSON arguments, and with which
+    message; `every_s`: then again every so many seconds."""
+
+    name: str
+    operation: str
+    args: str
+    due_epoch_s: float
+    every_s: float | None
+    message_id: str
+
+
+class PendingSignal(msgspec.Struct, frozen=True):
+    """A signal that an entity expects: since when, until when if that is bounded, and `then` which operation goes on
+    with its value. `token`: what completes it."""
+
+    address: Address
+    name: str
+    since_epoch_s: float
+    expires_epoch_s: float | None
+    then: str
+    token: str
 
 
 class PendingMessage(msgspec.Struct, frozen=True):
@@ -232,12 +322,14 @@ class UnknownKind(msgspec.Struct, frozen=True):
 
 
 class EntityStatus(msgspec.Struct, frozen=True):
-    """What an entity is doing: `idle`, `pending` (mail waits) or `processing` (a drain holds it)."""
+    """What an entity is doing: `idle`, `pending` (mail waits), `processing` (a drain holds it) or `suspended` (it
+    waits for nothing but `signals` and timers)."""
 
-    status: Literal["idle", "pending", "processing"]
+    status: Literal["idle", "pending", "processing", "suspended"]
     exists: bool
     version: int
     pending: int
+    signals: tuple[PendingSignal, ...] = ()
 
 
 class TableStats(msgspec.Struct, frozen=True):

@@ -23,6 +23,12 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retry_backoff_max_s: float = 600.0
     retry_jitter: bool = True
 
+    def delay_s(self, attempt: int, jitter: Callable[[float, float], float]) -> float:
+        """Seconds until the next attempt: Celery's exponential back-off with full jitter."""
+        factor = 2 ** max(0, min(attempt, 40)) if self.exponential else 1
+        delay_s = min(self.retry_backoff_max_s, self.retry_backoff_s * factor)
+        return jitter(0.0, delay_s) if self.retry_jitter and self.exponential else delay_s
+
 
 class HandlerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What `@handler(...)` was given."""
@@ -59,6 +65,20 @@ class Operation:
             self._result: msgspec.json.Decoder[Any] = msgspec.json.Decoder(hints.get("return", Any))
         except TypeError as exc:
             raise ConfigurationError(f"an annotation of {self.label} is of no type that JSON can carry: {exc}") from exc
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of its arguments."""
+        return self._names
+
+    @property
+    def required(self) -> int:
+        """How many arguments it needs."""
+        return sum(parameter.default is parameter.empty for parameter in self._parameters)
+
+    def continued_with(self, value: object) -> bytes:
+        """The JSON of the arguments with which it goes on from a signal: the value first, if it takes any."""
+        return msgspec.json.encode({self._names[0]: value} if self._names else {})
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The canonical JSON of a call's named arguments, checked against the annotations.

@@ -11,16 +11,17 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from entitycelery.address import Address
-from entitycelery.effects import Send
+from entitycelery.effects import Complete, Send
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import StoredState
+from entitycelery.signals import SignalOutcome, Signals
 
 
 class Port(Protocol):
     """Takes sends, waits for replies, reads committed states. Results are JSON."""
 
     def send(self, sends: Sequence[Send]) -> list[str]:
-        """Store, or note, messages; return their ids in order."""
+        """Store, or note, messages; return their ids in order, empty where only the commit finds out which it is."""
 
     async def asend(self, sends: Sequence[Send]) -> list[str]:
         """`send`, without blocking the event loop."""
@@ -39,6 +40,12 @@ class Port(Protocol):
 
     def load(self, address: Address) -> StoredState:
         """The committed state of an entity."""
+
+    def complete(self, complete: Complete) -> SignalOutcome:
+        """Complete a signal, or note that."""
+
+    def signals(self, address: Address) -> Signals:
+        """What an entity expects: as committed, or of the entity whose turn this is."""
 
     def async_result(self, message_id: str, decode: Callable[[str], Any]) -> Any:
         """Celery's handle of a message, whose `get()` gives the decoded result."""

@@ -7,10 +7,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, overload
 
-from entitycelery.address import quoted
+from entitycelery.address import Address, quoted
 from entitycelery.entity import Entity
 from entitycelery.entity_type import EntityType, OnFailure
 from entitycelery.exceptions import ConfigurationError, UnknownEntityType
+from entitycelery.shard_group import DEFAULT_GROUP, ShardGroup
 
 T = TypeVar("T", bound=Entity)
 
@@ -57,6 +58,15 @@ class Registry:
             raise UnknownEntityType(f"no entity type {quoted(name)} is registered with this app; it knows: {known}")
         return kind
 
+    def group_of(self, address: Address) -> str:
+        """The shard group of an entity, by its type's name or alias.
+
+        Raises:
+            UnknownEntityType: There is no such type here, so nobody here can know.
+            ConfigurationError: The type's own function gave none.
+        """
+        return self.get(address.type).group_of(address.id)
+
     def aliases(self) -> dict[str, str]:
         """The types' own names by alias."""
         return {alias: kind.name for kind in self for alias in kind.aliases}
@@ -99,6 +109,7 @@ def shared_entity(
     state_version: int = 1,
     on_failure: OnFailure = "skip",
     mailbox_capacity: int | None = None,
+    shard_group: ShardGroup = DEFAULT_GROUP,
 ) -> Callable[[type[T]], type[T]]: ...
 def shared_entity(cls: Any = None, /, **options: Any) -> Any:
     """Register an entity class with every app, as Celery's `shared_task` does; calls go to the current app.

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from entitycelery.address import valid_cluster
+from entitycelery.address import ShardId, is_group_name, quoted, valid_cluster
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.limits import DEEPEST_NESTING, LARGEST_ID_BYTES, LARGEST_PAYLOAD_BYTES, Limits
+from entitycelery.singleton import Timing
+
+HEALTH_MODES = ("auto", "noop", "ping", "k8s")
+LOCK_MODES = ("advisory", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +43,30 @@ class Settings:
     """Longest wait of a finished turn for its commit."""
     drain_budget_s: float = 0.25
     """A drain that still finds work after this time rings for its shard and gives its pool slot back."""
+    workflow_max_steps: int = 5_000
+    """Most entries in the journal of one workflow."""
     refresh_interval_s: float = 1.0
     """How often a runner looks for mail that waited too long."""
+    app_version: str | None = None
+    """The version of the app, shown beside its runners."""
+    runner_weight: float = 1.0
+    """The runner's share of the shards, relative to the other runners'."""
+    lock_mode: str = "advisory"
+    """How locks are held on PostgreSQL: `advisory` or, behind a transaction pooler, `rows`. SQLite: always rows."""
+    lease_timeout_s: float = 10.0
+    """A runner that has not been heard of for so long loses its leases."""
+    starved_after_s: float = 5.0
+    """A runner whose drains have waited so long for a slot of the pool gives its shards up, while others serve them."""
+    singleton_confirm_s: float = 0.25
+    """How often a runner confirms the loops that it runs; what is not confirmed ends within four times as long."""
+    singleton_stop_timeout_s: float = 5.0
+    """A loop that is told to stop, and is still this runner's, has so long; then its process is ended."""
+    preemptive_shutdown: bool = True
+    """Whether a worker that ends hands its shards over before it finishes its turns, or after."""
+    drain_timeout_s: float = 15.0
+    """Longest wait for running turns when a worker ends."""
     due_interval_s: float = 0.05
-    """How often a runner looks for delayed messages that have become due."""
+    """How often a runner looks for delayed messages where no database tells of them: SQLite, and `lock_mode` `rows`."""
     send_timeout_s: float = 5.0
     """A send that cannot be stored in this time raises SendTimeout."""
     send_retries: int = 3
@@ -56,6 +81,8 @@ class Settings:
     """A message that ended its process this often is set aside as a dead letter."""
     deploy_window_s: float = 3_600.0
     """A message that this worker's code does not know waits so long for another's; then it is a dead letter."""
+    misfire_grace_s: float = 60.0
+    """A tick that is later than this has misfired: what becomes of it is the schedule's `misfire`."""
     auto_migrate: bool | None = None
     """Whether a worker creates or upgrades the schema. Default: on SQLite yes, else no."""
     connections: int = 20
@@ -71,11 +98,39 @@ class Settings:
 
     log_format: str = "celery"
     """How a worker writes its log: `celery`, as Celery is configured; `json`, one object a line."""
+    health: str = "auto"
+    """How to tell whether a silent runner lives: `noop`, `ping`, `k8s`; `auto` is `k8s` in a pod, else `ping`."""
+    health_k8s_namespace: str | None = None
+    """Where the pods of the runners are. Default: our own pod's namespace."""
+    health_k8s_selector: str | None = None
+    """The label selector of those pods. Default: all of the namespace."""
+    health_file: str | None = None
+    """The file that a runner writes at every round of its duties. Default: none."""
 
     @property
     def wakeup_expires_s(self) -> float:
         """How long a wake-up is good for: the sweep has rung anew by then."""
         return 3 * self.refresh_interval_s
+
+    @property
+    def due_horizon_s(self) -> float:
+        """Runners are told of mail that is due within this time; what is due later they see for themselves before."""
+        return 2 * self.refresh_interval_s
+
+    @property
+    def served_shards(self) -> list[ShardId]:
+        """All shards of the groups that a worker hosts, whoever holds them."""
+        return [ShardId(group, number) for group in self.shard_groups for number in range(self.shards_per_group)]
+
+    @property
+    def suspect_after_s(self) -> float:
+        """A runner that has not renewed its registration for so long is asked after: see entity_health."""
+        return 3 * self.refresh_interval_s
+
+    @property
+    def singleton_timing(self) -> Timing:
+        """When who confirms, stops, ends and follows."""
+        return Timing(self.singleton_confirm_s)
 
     @property
     def limits(self) -> Limits:
@@ -91,14 +146,25 @@ class Settings:
         if not self.shard_groups:
             raise ConfigurationError("entity_shard_groups must name at least one group, got none")
         for group in self.shard_groups:
-            if not group or not group.replace("-", "_").isidentifier():
-                raise ConfigurationError(f"entity_shard_groups has names of letters, digits and '_', got {group!r}")
+            if not is_group_name(group):
+                raise ConfigurationError(
+                    f"entity_shard_groups has names of letters, digits, '_' and '-', got {quoted(group)}"
+                )
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigurationError(f"entity_{name} must be greater than 0 and finite, got {value!r}")
         if self.log_format not in ("celery", "json"):
             raise ConfigurationError(f"entity_log_format is 'celery' or 'json', got {self.log_format!r}")
+        if self.lock_mode not in LOCK_MODES:
+            raise ConfigurationError(f"entity_lock_mode is 'advisory' or 'rows', got {self.lock_mode!r}")
+        if self.health not in HEALTH_MODES:
+            modes = ", ".join(map(repr, HEALTH_MODES))
+            raise ConfigurationError(f"entity_health is one of {modes}, got {self.health!r}")
+        for name, valid in _TEXTS.items():
+            text = getattr(self, name)
+            if text is not None and not valid.match(text):
+                raise ConfigurationError(f"entity_{name} must match {valid.pattern}, got {text!r}")
         if not 0 <= self.deploy_window_s < math.inf:
             raise ConfigurationError(
                 f"entity_deploy_window_s must be 0 or greater and finite, got {self.deploy_window_s!r}"
@@ -106,6 +172,11 @@ class Settings:
         for name, most in _AT_MOST.items():
             if getattr(self, name) > most:
                 raise ConfigurationError(f"entity_{name} must be at most {most:,}, got {getattr(self, name):,}")
+        if self.lease_timeout_s <= 3 * self.refresh_interval_s:
+            raise ConfigurationError(
+                "entity_lease_timeout_s must exceed 3 x entity_refresh_interval_s "
+                f"({3 * self.refresh_interval_s:g}), got {self.lease_timeout_s:g}"
+            )
         if self.send_retries < 0:
             raise ConfigurationError(f"entity_send_retries must not be negative, got {self.send_retries}")
         if self.batch_budget_s > self.turn_timeout_s:
@@ -122,8 +193,16 @@ _POSITIVE = [
     "batch_size",
     "batch_budget_s",
     "drain_budget_s",
+    "workflow_max_steps",
     "refresh_interval_s",
+    "runner_weight",
+    "lease_timeout_s",
+    "starved_after_s",
+    "singleton_confirm_s",
+    "singleton_stop_timeout_s",
+    "drain_timeout_s",
     "due_interval_s",
+    "misfire_grace_s",
     "send_timeout_s",
     "reply_retention_s",
     "async_concurrency",
@@ -135,6 +214,12 @@ _POSITIVE = [
     "max_id_bytes",
     "max_nesting",
 ]
+_TEXTS = {
+    "health_k8s_namespace": re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z"),
+    "health_k8s_selector": re.compile(r"\S.*\Z"),
+    "health_file": re.compile(r"\S.*\Z"),
+    "app_version": re.compile(r"\S.*\Z"),
+}
 _AT_MOST = {
     "max_payload_bytes": LARGEST_PAYLOAD_BYTES,
     "max_state_bytes": LARGEST_PAYLOAD_BYTES,
@@ -176,6 +261,7 @@ _READERS: Mapping[str, Callable[[Any], object]] = {
     "int": _whole,
     "int | None": _whole,
     "tuple[str, ...]": _names,
+    "bool": lambda value: _flag(value) if isinstance(value, str) else bool(value),
     "bool | None": lambda value: _flag(value) if isinstance(value, str) else bool(value),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from entitycelery.entity_type import DELETE, EntityType
+from entitycelery.entity_type import LIBRARY_OPERATIONS, EntityType
 from entitycelery.exceptions import UnknownEntityType
 from entitycelery.message import StoredKind, UnknownKind
 from entitycelery.registry import Registry
@@ -30,7 +30,7 @@ def _why(stored: StoredKind, registry: Registry) -> str | None:
 
 
 def _why_mail(stored: StoredKind, kind: EntityType) -> str | None:
-    if stored.operation in kind.operations or stored.operation == DELETE:
+    if stored.operation in kind.operations or stored.operation in LIBRARY_OPERATIONS:
         return None
     return f"{kind.name} has no such operation"
 

@@ -66,14 +66,17 @@ class Control:
             return message.id
         if not isinstance(message, Call):
             raise ConfigurationError(f"expected a message id, a Sent, or a call with options(key=...), got {message!r}")
+        name = self._envelope.unique_name(*message.identity())
+        if name is not None:
+            return self._store.unique_holder(name) or ""
         found = self._envelope.known_id(*message.identity())
         if found is None:
             raise ConfigurationError(f"{message!r} may mean many messages: give its options(key=...), or an id")
         return found
 
-    def _ring_after(self, change: Change, shard: ShardId | None) -> Change:
-        if shard is not None:
-            self._bell.mail_stored([shard])
+    def _ring_after(self, change: Change, shards: list[ShardId]) -> Change:
+        if shards:
+            self._bell.mail_stored(shards)
         return change
 
     # Dead letters
@@ -91,7 +94,7 @@ class Control:
         retried: list[str] = []
         for ids in self._chunks(wanted):
             messages = self._store.retry_dead(ids)
-            self._bell.mail_stored({message.shard for message in messages})
+            self._bell.mail_stored({self._envelope.shard_of_stored(message) for message in messages})
             retried += [message.id for message in messages]
         return retried
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from entitycelery.context import Turn
 from entitycelery.entity_type import EntityType
-from entitycelery.exceptions import KeyConflict, MailboxFull, SerializationFailed, TurnTimeout
+from entitycelery.exceptions import (
+    AlreadyProcessing,
+    EntityError,
+    KeyConflict,
+    MailboxFull,
+    SerializationFailed,
+    TurnTimeout,
+)
 from entitycelery.failures import failure_from
-from entitycelery.message import AppendOutcome, Ended, EntityCommit, Mail, Mailbox, NewMessage, Retried, Status
+from entitycelery.message import Answer, AppendOutcome, Ended, EntityCommit, Mail, Mailbox, NewMessage, Retried, Status
+from entitycelery.runtime.firing import Firing
 from entitycelery.runtime.turn import Snapshot, Step
 
 log = logging.getLogger("entitycelery.drain")
@@ -39,12 +49,23 @@ class RunningTurn:
 class EntityRun:
     """One claimed entity on its way through the batch."""
 
-    def __init__(self, mailbox: Mailbox, kind: EntityType | None) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        kind: EntityType | None,
+        firing: Firing,
+        answer: Callable[[Answer], NewMessage | None] = lambda _: None,
+    ) -> None:
+        """Make it; `answer` makes the mail with which a reply goes to an entity that asked."""
+        self._answer = answer
         self.mailbox = mailbox
         self.kind = kind
+        self.firing = firing
         self.address = mailbox.address
         self.version = mailbox.stored.version
-        self.base = Snapshot(mailbox.stored.state, mailbox.stored.state_version)
+        self.base = Snapshot(
+            mailbox.stored.state, mailbox.stored.state_version, mailbox.stored.timers, mailbox.stored.signals
+        )
         self.steps: list[Step] = []
         self.left: deque[Mail] = deque(mailbox.mail)
         self.running: RunningTurn | None = None
@@ -64,14 +85,35 @@ class EntityRun:
         self.steps.append(step)
         if isinstance(step.turn, Retried) and step.turn.blocking:
             self.left.clear()
+        elif isinstance(step.turn, Ended) and step.turn.disarmed:
+            self.left = deque(mail for mail in self.left if mail.id not in step.turn.disarmed)
 
     def commit(self) -> EntityCommit:
         """What the finished turns leave behind."""
         snapshot = self.snapshot
+        self.steps = [self._answering(step) for step in self.steps]
         turns = tuple(step.turn for step in self.steps)
         return EntityCommit(
-            self.address, self.mailbox.lock_key, self.version, snapshot.state_version, snapshot.state, turns
+            self.address,
+            self.mailbox.lock_key,
+            self.version,
+            snapshot.state_version,
+            snapshot.state,
+            turns,
+            snapshot.timers,
+            snapshot.signals,
         )
+
+    def _answering(self, step: Step) -> Step:
+        """The step, with the mail to the entities that wait for its replies; a second time it has it already."""
+        turn = step.turn
+        if not isinstance(turn, Ended) or not any(reply.reply_to for reply in turn.replies):
+            return step
+        sent = {message.id for message in turn.outgoing}
+        mail = [one for reply in turn.replies if (one := self._answer(reply)) is not None and one.id not in sent]
+        if not mail:
+            return step
+        return Step(msgspec.structs.replace(turn, outgoing=(*turn.outgoing, *mail)), step.after, step.expected)
 
     def committed(self) -> list[Step]:
         """The commit won: the finished turns are history."""
@@ -103,12 +145,13 @@ class EntityRun:
             # Even this end: something is wrong with the row itself, which only an operator can mend.
             self.steps[:] = [Step(Retried(mail, UNSTORABLE_PAUSE_S, False, failure, counts=False), before)]
         elif isinstance(step.turn, Ended) or step.turn.counts:
-            self.steps[:] = [Step(Ended(mail, Status.FAILED, failure=failure), before)]
+            failed = Step(Ended(mail, Status.FAILED, failure=failure), before)
+            self.steps[:] = [self.firing.conclude(failed, before)]
         else:
             log.error("a message can be neither handled nor put off: %s", sentence)
             self.give_up()
 
-    def fail_refused(self, refused: dict[NewMessage, AppendOutcome]) -> None:
+    def fail_refused(self, refused: Mapping[NewMessage, AppendOutcome], holders: Mapping[NewMessage, str]) -> None:
         """A turn whose outgoing mail was refused failed, and the turns after it run again."""
         for index, step in enumerate(self.steps):
             if not isinstance(step.turn, Ended):
@@ -117,18 +160,22 @@ class EntityRun:
             if bad is None:
                 continue
             before = self.steps[index - 1].after if index else self.base
-            what = f"the turn's message to {bad.address} {bad.operation}"
-            error: KeyConflict | MailboxFull = (
-                KeyConflict(f"{what} has a key that was used with other arguments", address=str(bad.address))
-                if refused[bad] is AppendOutcome.CONFLICT
-                else MailboxFull(f"{what} found the mailbox full", address=str(bad.address))
-            )
-            failed = Ended(step.turn.mail, Status.FAILED, failure=failure_from(error))
-            self.steps[index:] = [Step(failed, before)]
+            error = _refusal(bad, refused[bad], holders.get(bad))
+            failed = Step(Ended(step.turn.mail, Status.FAILED, failure=failure_from(error)), before)
+            self.steps[index:] = [self.firing.conclude(failed, before)]
             self.left.clear()
             # A turn that runs now began with a state that will never have been.
             self._doomed = self.running is not None
             return
+
+
+def _refusal(message: NewMessage, outcome: AppendOutcome, holder: str | None) -> EntityError:
+    what, address = f"the turn's message to {message.address} {message.operation}", str(message.address)
+    if outcome is AppendOutcome.CONFLICT:
+        return KeyConflict(f"{what} has a key that was used with other arguments", address=address)
+    if outcome is AppendOutcome.TAKEN:
+        return AlreadyProcessing(f"{what} has a key that {holder} holds", address=address, message_id=holder)
+    return MailboxFull(f"{what} found the mailbox full", address=address)
 
 
 def is_asynchronous(run: EntityRun) -> bool:

@@ -20,15 +20,16 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from entitycelery.address import ShardId
+from entitycelery.address import Address, ShardId
 from entitycelery.exceptions import StateConflict, TurnTimeout
-from entitycelery.message import Ended, Mail, Mailbox, StoredState
+from entitycelery.message import Ended, Mail, Mailbox, Retried, StoredState, Unknown
 from entitycelery.runtime import report
 from entitycelery.runtime import turn as turns
 from entitycelery.runtime.batch import EntityRun, RunningTurn, is_asynchronous, uncommitted
+from entitycelery.runtime.firing import Firing
 from entitycelery.runtime.turn import Step
 from entitycelery.runtime.turn_runner import TurnRunner
-from entitycelery.storage.port import DrainSession
+from entitycelery.storage.sessions import CommitResult, DrainSession
 from entitycelery.telemetry import happened, span
 
 if TYPE_CHECKING:
@@ -45,10 +46,15 @@ _LARGEST_COMMIT_BYTES = 32 * 1024 * 1024
 
 
 class Drained(NamedTuple):
-    """What a drain did: turns committed, and whether it stopped early, so that its shards must be drained again."""
+    """What a drain did.
+
+    Turns committed; whether it stopped early, so that its shards must be drained again; and the shards with mail that
+    was put off because this code does not know it.
+    """
 
     turns: int
     more: bool
+    unknown: frozenset[ShardId] = frozenset()
 
 
 class Drain:
@@ -66,11 +72,22 @@ class Drain:
         self._unstarted: list[EntityRun] = []
         self._first_done_s: float | None = None
         self._uncommitted_bytes = 0
+        self._said_alive_s = time.monotonic()
         self._turns = 0
+        self._unknown: set[ShardId] = set()
         self._async_done: queue.SimpleQueue[EntityRun] = queue.SimpleQueue()
         self._turn_runner = TurnRunner(
-            host, self._mutex, open_connection=self.open_connection, rollback=session.rollback_turn
+            host,
+            self._mutex,
+            shard_of=self._shard_of,
+            open_connection=self.open_connection,
+            rollback=session.rollback_turn,
         )
+
+    def _shard_of(self, address: Address) -> ShardId:
+        # By the group of the rows, not by the type: this process may not know the type, and another's code may have
+        # another group for it.
+        return self._host.envelope.shard_in(self._shards[0].group, address)
 
     def run(self) -> Drained:
         with span("entity.drain", shards=[str(shard) for shard in self._shards]) as seen:
@@ -83,24 +100,28 @@ class Drain:
         batches = 0
         looks = 0
         while True:
+            looked_s = self._host.monotonic_s()
             mailboxes = self._session.claim(self._settings.batch_size)
             if mailboxes:
                 looks = 0
                 if not self._attending and (batches or sum(len(box.mail) for box in mailboxes) >= _STREAM):
                     # There is a stream of mail: tell senders that they need not ring.
                     self._attend()
-                self._run_batch(mailboxes)
+                self._run_batch(mailboxes, looked_s)
                 batches += 1
             elif self._attending and looks < _LOOKS_AFTER_A_STREAM:
                 # More of it is likely to come at once; a wake-up for each of its shards costs far more than a look.
                 looks += 1
                 time.sleep(_PAUSE_BETWEEN_LOOKS_S)
             elif not self._forsake():
-                return Drained(self._turns, more=False)
+                return self._drained(more=False)
             if time.monotonic() >= deadline_s:
                 # Other shards, and the app's own tasks, want this pool slot too.
                 self._forsake()
-                return Drained(self._turns, more=True)
+                return self._drained(more=True)
+
+    def _drained(self, *, more: bool) -> Drained:
+        return Drained(self._turns, more, frozenset(self._unknown))
 
     def _attend(self) -> None:
         with self._mutex:
@@ -117,9 +138,17 @@ class Drain:
 
     # The batch
 
-    def _run_batch(self, mailboxes: list[Mailbox]) -> None:
+    def _run_batch(self, mailboxes: list[Mailbox], claimed_since_s: float) -> None:
         with self._mutex:
-            self._runs = [EntityRun(mailbox, self._host.kind(mailbox.address.type)) for mailbox in mailboxes]
+            self._runs = [
+                EntityRun(
+                    mailbox,
+                    self._host.kind(mailbox.address.type),
+                    Firing(mailbox.address, mailbox.lock_key, self._shard_of, claimed_since_s, self._host.monotonic_s),
+                    self._host.envelope.answer,
+                )
+                for mailbox in mailboxes
+            ]
             self._unstarted = list(self._runs)
             self._first_done_s = None
         started = self._start_asynchronous()
@@ -200,29 +229,29 @@ class Drain:
                 # Mail that goes back unhandled must not look as if it were running here.
                 self._session.keep_only((), ())
             return
-        with span("entity.commit", entities=len(finished)) as seen:
-            while True:
+        while finished:
+            with span("entity.commit", entities=len(finished)) as seen:
                 result = self._session.commit([run.commit() for run in finished], last=last)
-                if not result.refused:
-                    break
-                for run in finished:
-                    run.fail_refused(result.refused)
-            seen.add(turns=sum(len(run.steps) for run in finished), lost=len(result.lost))
-        steps: list[Step] = []
-        for run in finished:
-            if run.address in result.lost:
-                self._lost(run)
-            elif run.address in result.unstorable:
-                run.fail_unstorable(result.unstorable[run.address])
-            else:
-                steps += run.committed()
-        self._after_commit(steps)
-        if result.unstorable:
-            self._commit(last=last)
+                seen.add(turns=sum(len(run.steps) for run in finished), lost=len(result.lost))
+            self._after_commit([step for run in finished for step in self._settled(run, result)])
+            # What the store did not take comes again, as failures.
+            finished = uncommitted(self._runs)
+
+    def _settled(self, run: EntityRun, result: CommitResult) -> list[Step]:
+        """The turns of an entity that are committed now."""
+        if run.address in result.lost:
+            self._lost(run)
+        elif run.address in result.unstorable:
+            run.fail_unstorable(result.unstorable[run.address])
+        elif run.address in result.undone:
+            run.fail_refused(result.refused, result.holders)
+        else:
+            return run.committed()
+        return []
 
     def _lost(self, run: EntityRun) -> None:
         for step in run.steps:
-            fields = report.described(step.turn.mail, self._host.envelope.shard)
+            fields = report.described(step.turn.mail, self._shard_of)
             log.info("turn lost to another writer", extra=fields)
             happened("entity.turn.lost", **fields)
         run.give_up()
@@ -237,11 +266,12 @@ class Drain:
             run.steps.append(step)
             result = self._session.commit_turn(run.commit())
             if result.refused:
-                run.fail_refused(result.refused)
+                run.fail_refused(result.refused, result.holders)
                 self._first_done_s = time.monotonic()
             elif result.error is not None:
                 run.steps.pop()
-                run.finished(turns.failed(run.kind, step.turn.mail, run.snapshot, result.error))
+                failed = turns.failed(run.kind, step.turn.mail, run.snapshot, result.error)
+                run.finished(run.firing.conclude(failed, run.snapshot))
                 self._first_done_s = time.monotonic()
             elif result.lost:
                 self._lost(run)
@@ -250,9 +280,12 @@ class Drain:
 
     def _after_commit(self, steps: list[Step]) -> None:
         self._turns += len(steps)
-        report.committed(steps, self._host.envelope.shard)
+        report.committed(steps, self._shard_of)
         ended = [step.turn for step in steps if isinstance(step.turn, Ended)]
-        written = {m.shard for turn in ended for m in turn.outgoing if not (m.delay_s or m.deliver_at_epoch_s)}
+        put_off = (step.turn for step in steps if isinstance(step.turn, Retried))
+        self._unknown.update(self._shard_of(turn.mail.address) for turn in put_off if isinstance(turn.failure, Unknown))
+        due = [m for turn in ended for m in turn.outgoing if not m.is_delayed]
+        written = {self._host.envelope.shard_of_stored(message) for message in due}
         if self._attending:
             written.difference_update(self._shards)
         if written:
@@ -264,7 +297,8 @@ class Drain:
             self._commit(last=False)
             if not run.lost:
                 mailbox = run.mailbox
-                stored = StoredState(run.version, run.base.state_version, run.base.state)
+                base = run.base
+                stored = StoredState(run.version, base.state_version, base.state, base.timers, base.signals)
                 opened = None
                 try:
                     opened = self._session.open_turn(
@@ -295,10 +329,16 @@ class Drain:
                 self._commit_when_due()
                 if self._unstarted or self._attending:
                     self._give_back()
+                self._say_alive(now_s)
         for run in long:
             turn = run.running
             if turn is not None and now_s - turn.started_s >= self._timeout_s(run, turn.mail):
                 self._time_out(run, turn)
+
+    def _say_alive(self, now_s: float) -> None:
+        if now_s - self._said_alive_s >= self._settings.refresh_interval_s:
+            self._said_alive_s = now_s
+            self._session.say_alive()
 
     def _give_back(self) -> None:
         """Let other pool slots serve the rest of the shard; the mutex is held."""
@@ -324,7 +364,7 @@ class Drain:
         mail = running.mail
         sentence = f"the turn ran longer than {self._timeout_s(run, mail):g} s"
         error = running.timed_out = TurnTimeout(sentence, address=str(mail.address), message_id=mail.id)
-        fields = report.described(mail, self._host.envelope.shard)
+        fields = report.described(mail, self._shard_of)
         log.error("turn timed out", extra=fields)
         happened("entity.turn.timeout", **fields)
         if running.task is not None:
@@ -337,7 +377,7 @@ class Drain:
                 # Its locks would hold up the commit of its own failure.
                 self._session.rollback_turn(interrupt=True)
             self._commit(last=False)
-            run.finished(turns.failed(run.kind, mail, run.snapshot, error))
+            run.finished(run.firing.conclude(turns.failed(run.kind, mail, run.snapshot, error), run.snapshot))
             self._commit(last=not self._unstarted)
             run.give_up()
             self._session.release([run.mailbox])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from entitycelery.runtime.drain import Drain, Drained
 from entitycelery.runtime.event_loop import EventLoopThread
 from entitycelery.runtime.watch import Watch
 from entitycelery.settings import Settings
+from entitycelery.signal_token import SignalTokens
 from entitycelery.storage.port import Store
 from entitycelery.transports.bell import Bell
 
@@ -37,6 +39,9 @@ class Host:
         self.envelope = envelope
         self.bell = bell
         self.async_result = async_result
+        self.monotonic_s: Callable[[], float] = time.monotonic
+        """By what a drain reckons how long ago it asked for the database's time; tests stop it."""
+        self.tokens = SignalTokens(settings.cluster, store.signal_secret)
         self.loop = EventLoopThread(settings.async_concurrency)
         self.watch = Watch()
 

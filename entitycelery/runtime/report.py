@@ -41,9 +41,12 @@ def described(mail: Mail, shard_of: Callable[[Address], ShardId]) -> dict[str, A
 
 
 def outcome(step: Step) -> str:
-    """In a word what became of a turn: the status of its reply, `retried`, or `put_off` for other code."""
+    """In a word what became of a turn: the status of its reply, `parked` where a later turn answers, `retried`, or
+    `put_off` for other code."""
     if isinstance(step.turn, Retried):
         return "retried" if step.turn.counts else "put_off"
+    if step.turn.parked:
+        return "parked"
     return step.turn.status.value
 
 

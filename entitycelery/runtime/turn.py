@@ -10,7 +10,7 @@ import msgspec
 
 from entitycelery.context import Turn
 from entitycelery.entity_type import DELETE, EntityType
-from entitycelery.exceptions import MalformedMessage, Quarantined
+from entitycelery.exceptions import MalformedMessage, Quarantined, SerializationFailed
 from entitycelery.failures import failure_from
 from entitycelery.limits import NO_LIMITS, Limits
 from entitycelery.message import Ended, Mail, Retried, Status
@@ -19,10 +19,13 @@ from entitycelery.port import current_port
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """An entity's state between two turns: JSON and the version of the class that wrote it; None: no entity."""
+    """An entity's state, timers and signals between two turns: JSON, and the version of the class that wrote the state;
+    None: no entity, no timers, no signals."""
 
     state: str | None
     state_version: int
+    timers: str | None = None
+    signals: str | None = None
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -104,12 +107,33 @@ def done(mail: Mail, prepared: Prepared, turn: Turn, result: Any, limits: Limits
 
     Raises:
         SerializationFailed, StateConflict: The result or the state cannot be stored; the message fails for it.
+        ConfigurationError: It is to be answered later, and by nothing.
     """
-    encoded = prepared.operation.encode_result(result, limits)
-    kind = prepared.kind
-    state = None if turn.deleted else kind.model.dump(prepared.entity, limits).decode()
-    ended = Ended(mail, Status.DONE, result=encoded, outgoing=tuple(turn.outgoing))
-    return Step(ended, Snapshot(state, kind.model.state_version))
+    expecting, kind = turn.expecting, prepared.kind
+    replies_later = expecting.replies_later and not turn.deleted
+    parked = replies_later and expecting.hand_on()
+    failure = expecting.own_failure
+    encoded = None if replies_later or failure else prepared.operation.encode_result(result, limits)
+    state = None
+    if turn.deleted:
+        turn.cancel_all()
+    else:
+        state = kind.model.dump(prepared.entity, limits).decode()
+    timers, signals = turn.timers.dump(), expecting.signals.dump()
+    for what, stored in (("timers", timers), ("signals", signals)):
+        if stored is not None and (complaint := limits.against_state(stored.encode())):
+            raise SerializationFailed(f"the {what} of {kind.name}: {complaint}")
+    ended = Ended(
+        mail,
+        Status.FAILED if failure else Status.DONE,
+        result=encoded,
+        failure=failure,
+        outgoing=tuple(turn.outgoing),
+        disarmed=(*turn.timers.disarmed, *expecting.signals.disarmed),
+        parked=parked,
+        answers=expecting.answers(encoded),
+    )
+    return Step(ended, Snapshot(state, kind.model.state_version, timers, signals), expected=failure is not None)
 
 
 def failed(
@@ -129,11 +153,4 @@ def failed(
     if policy.max_retries is not None and mail.attempt >= policy.max_retries:
         return Step(Ended(mail, Status.DEAD, failure=failure), before)
     blocking = kind is not None and kind.on_failure == "block"
-    return Step(Retried(mail, retry_delay_s(policy, mail.attempt, jitter), blocking, failure), before)
-
-
-def retry_delay_s(policy: RetryPolicy, attempt: int, jitter: Callable[[float, float], float]) -> float:
-    """Seconds until the next attempt: Celery's exponential back-off with full jitter."""
-    factor = 2 ** max(0, min(attempt, 40)) if policy.exponential else 1
-    delay_s = min(policy.retry_backoff_max_s, policy.retry_backoff_s * factor)
-    return jitter(0.0, delay_s) if policy.retry_jitter and policy.exponential else delay_s
+    return Step(Retried(mail, policy.delay_s(mail.attempt, jitter), blocking, failure), before)

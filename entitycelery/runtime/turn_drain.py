@@ -10,6 +10,7 @@ from entitycelery.context import Turn
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import Mail, StoredState
 from entitycelery.runtime.batch import EntityRun
+from entitycelery.signal_token import SignalId
 
 if TYPE_CHECKING:
     from entitycelery.runtime.host import Host
@@ -33,6 +34,12 @@ class TurnDrain:
 
     def async_result(self, message_id: str, decode: Callable[[str], Any]) -> Any:
         return self._host.async_result(message_id, decode)
+
+    def now_epoch_s(self) -> float:
+        return self._run.firing.now_epoch_s(self._mail)
+
+    def signal_token(self, signal: SignalId) -> str:
+        return self._host.tokens.make(signal)
 
     def open_connection(self, turn: Turn) -> Any:
         if self._run.running and self._run.running.task is not None:

@@ -11,6 +11,8 @@ import threading
 import time
 from typing import Protocol
 
+from entitycelery.exceptions import StoreUnavailable
+
 log = logging.getLogger("entitycelery.turn")
 
 _TICK_S = 0.02
@@ -55,6 +57,9 @@ class Watch:
             for drain in watched:
                 try:
                     drain.look_at_clock(now_s)
+                except StoreUnavailable as exc:
+                    # The turn is not ours to commit any more; the drain finds out when it ends.
+                    log.warning("the watch over a long turn could not reach the store: %s", exc)
                 except Exception:
                     log.exception("the watch over a long turn failed")
             time.sleep(_TICK_S)

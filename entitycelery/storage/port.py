@@ -1,4 +1,4 @@
-"""What the library needs of a store: two ports, one for whoever sends and reads, one for a drain.
+"""What the library needs of a store, for whoever sends and reads, and to begin the sessions of those who work on it.
 
 Safety comes from here alone: unique keys, claims, versions and pending checks.
 """
@@ -14,20 +14,22 @@ import msgspec
 
 from entitycelery.address import Address, ShardId
 from entitycelery.message import (
+    Appended,
     AppendOutcome,
     Change,
     DeadLetter,
     DeadLetterFilter,
-    EntityCommit,
-    Failure,
-    Mail,
-    Mailbox,
     NewMessage,
     PendingMessage,
     Reply,
     StoredKind,
     StoredState,
 )
+from entitycelery.placement import Placement, ShardLoad
+from entitycelery.signals import SignalOutcome
+from entitycelery.storage.roster import Roster
+from entitycelery.storage.sessions import DrainSession, LeaseSession
+from entitycelery.storage.timetable import Timetable
 
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
@@ -46,19 +48,48 @@ class ShardMail(msgspec.Struct, frozen=True):
     waiting_s: float
 
 
-class CommitResult(msgspec.Struct, frozen=True):
-    """What became of a commit: entities that lost to another writer, and mail that the store refused.
+class WaitingSignal(msgspec.Struct, frozen=True):
+    """The row of a signal that waits: its arguments, when it was stored and when it times out."""
 
-    When `refused` is not empty nothing was committed: the turns that sent those messages have failed. Nor was
-    anything when there is an `error`: what the database said to the end of a turn's own transaction, such as a
-    violated constraint, so that the turn has failed. `unstorable` are entities whose turns the database does not take,
-    and what it said; nothing of theirs was committed.
+    address: Address
+    args: str
+    sent_at_epoch_s: float
+    due_at_epoch_s: float
+
+
+class DueMoments(msgspec.Struct, frozen=True):
+    """When delayed mail and retries of some shards are due, as one look found out; seconds of the database's clock.
+
+    Attributes:
+        now_epoch_s: The moment of the look.
+        due: Shards with runnable mail that is due, and when the youngest of it became so.
+        next_epoch_s: The first moment after the look; None: there is none within the horizon.
     """
 
-    lost: frozenset[Address]
-    refused: dict[NewMessage, AppendOutcome]
-    error: Exception | None = None
-    unstorable: Mapping[Address, str] = MappingProxyType({})
+    now_epoch_s: float
+    due: dict[ShardId, float]
+    next_epoch_s: float | None
+
+
+class Announced(msgspec.Struct, frozen=True):
+    """What was committed since the last `take`: shards with mail from callers' connections, and the earliest due moment
+    of delayed mail that is due soon, by the database's clock."""
+
+    shards: frozenset[ShardId]
+    due_epoch_s: float | None
+
+
+class Ear(Protocol):
+    """Hears what is announced, from the moment on at which it was made."""
+
+    def fileno(self) -> int:
+        """What becomes readable when something is announced, or the connection ends."""
+
+    def take(self) -> Announced:
+        """What was announced since the last look."""
+
+    def close(self) -> None:
+        """Listen no more."""
 
 
 class ReplyWaiter(Protocol):
@@ -75,6 +106,9 @@ class ReplyWaiter(Protocol):
     def wait(self, timeout_s: float) -> bool:
         """Wait until something was announced on the channel, at most `timeout_s`; whether it was."""
 
+    def heard(self, message_id: str) -> str | None:
+        """The result of a message, as JSON, if it was announced whole."""
+
 
 class Store(Protocol):
     """The SQL store of one cluster. Every method may raise StoreUnavailable."""
@@ -88,11 +122,41 @@ class Store(Protocol):
         is unknown, under the same nonce. With `connection` they belong to the caller's transaction.
         """
 
-    def append_and_ask(self, message: NewMessage, *, nonce: str) -> bool:
+    def append_unique(
+        self, messages: Sequence[NewMessage], *, nonce: str, again: bool = False, connection: Any = None
+    ) -> list[Appended]:
+        """`append` of messages some of which have `unique`; also tells which message answers each.
+
+        Nothing is stored for one that joins a pending message, which gets its arguments. One is refused (TAKEN) where
+        its key is taken and it says `reject`.
+        """
+
+    def complete(self, message: NewMessage, *, nonce: str, again: bool = False) -> SignalOutcome:
+        """Give the row of a message's id the outcome that it `completes` with, if that waits for one; else store the
+        message, unless there has been a row of this id."""
+
+    def waiting_signals(self, address: Address | None, after: Address | None, limit: int) -> list[WaitingSignal]:
+        """Signals that wait, of one entity or of all in order of address, from behind `after`."""
+
+    def signal_secret(self) -> bytes:
+        """By what the cluster's tokens of signals are signed."""
+
+    def unique_holder(self, name: str) -> str | None:
+        """The message that holds a key, if it is taken: the pending one that was sent last, if one is pending."""
+
+    def append_and_ask(self, message: NewMessage, *, nonce: str, flushed: bool = True) -> bool:
         """Store a message without key and capacity, and say whether a drain is known to look at its shard afterwards.
 
-        `append` of one message and `attended` in one round trip, where the database allows it.
+        `append` of one message and `attended` in one round trip, where the database allows it; `append_unflushed`,
+        where it is not to be `flushed`.
         """
+
+    def append_unflushed(self, message: NewMessage, *, nonce: str) -> None:
+        """Store a message without key and capacity, and do not wait for the disk: everybody sees it at once, and a
+        database that crashes within the second may lose it, with all that came of it."""
+
+    def flush(self) -> None:
+        """Return when what was stored before is on disk."""
 
     def attended(self, shards: Sequence[ShardId]) -> set[ShardId]:
         """Those shards at which a drain is known to look again after this moment."""
@@ -106,6 +170,9 @@ class Store(Protocol):
     def waiter(self) -> AbstractContextManager[ReplyWaiter]:
         """A waiter for the replies of one ask; listening begins before this returns."""
 
+    def looker(self) -> ReplyWaiter:
+        """A waiter for replies of messages that were stored before: nobody announces them to it."""
+
     def state(self, address: Address) -> StoredState:
         """The committed state; version 0 where there never was one."""
 
@@ -118,13 +185,13 @@ class Store(Protocol):
     def pending(self, address: Address | None, shard: ShardId | None, limit: int) -> list[PendingMessage]:
         """Pending messages, oldest first."""
 
-    def cancel(self, message_id: str) -> tuple[Change, ShardId | None]:
-        """End a pending message with the reply `cancelled`, and tell whoever waits; a shard to ring for, if any."""
+    def cancel(self, message_id: str) -> tuple[Change, list[ShardId]]:
+        """End a pending message with the reply `cancelled`, and tell whoever waits; the shards to ring for."""
 
     def reschedule(
         self, message_id: str, *, delay_s: float | None, deliver_at_epoch_s: float | None
-    ) -> tuple[Change, ShardId | None]:
-        """Give a pending message another due time; a shard to ring for, if any."""
+    ) -> tuple[Change, list[ShardId]]:
+        """Give a pending message another due time; the shards to ring for."""
 
     def dead_letters(
         self, wanted: DeadLetterFilter, types: Collection[str] | None, after: int, limit: int
@@ -143,6 +210,14 @@ class Store(Protocol):
     def census(self) -> list[StoredKind]:
         """Every kind of message, dead letter and state that is stored, with its number; reads whole tables."""
 
+    @property
+    def timetable(self) -> Timetable:
+        """The schedules."""
+
+    @property
+    def roster(self) -> Roster:
+        """The singletons."""
+
     def drain_session(
         self, *shards: ShardId, names: Mapping[str, str] = NO_ALIASES
     ) -> AbstractContextManager[DrainSession]:
@@ -151,58 +226,38 @@ class Store(Protocol):
         `names` are the entity types' own names by alias: mail to an alias is mail to the entity of the own name.
         """
 
-    def waiting_shards(self, groups: Sequence[str], shards_per_group: int, *, delayed: bool) -> list[ShardMail]:
-        """Every shard that has runnable mail: ready mail, or delayed mail that has become due."""
+    def waiting_shards(self, shards: Sequence[ShardId]) -> list[ShardMail]:
+        """Those shards that have runnable mail which was due at once."""
 
-    def committed_shards(self) -> list[ShardId]:
-        """Shards for which mail was committed on callers' own connections since the last look."""
+    def due_moments(self, since: Mapping[ShardId, float]) -> DueMoments:
+        """When delayed mail is due in these shards: what has become due `since` then, and the next moment behind that,
+        within the horizon within which senders tell."""
+
+    def lease_session(self, worker: str, *, deadline_s: float, lease_s: float) -> AbstractContextManager[LeaseSession]:
+        """The session of a worker's runner. On every way out its leases are given up, or lost with the connection.
+
+        `deadline_s` bounds each of its calls; `lease_s` is how long a lease lives that is not renewed, where
+        leases are rows.
+        """
+
+    def placement(self) -> Placement:
+        """All runners and all leases; the holders of leases may be gone."""
+
+    def shard_loads(self) -> list[ShardLoad]:
+        """Every shard with pending messages, and how many."""
+
+    def listen(self) -> Ear | None:
+        """Listen to what is announced; None where nothing is. Look for yourself afterwards: what was announced before
+        is not heard."""
 
     def purge_replies(self, older_than_s: float, limit: int) -> int:
         """Delete up to `limit` replies that are too old; how many there were."""
 
+    def purge_unique_keys(self, limit: int) -> int:
+        """Delete up to `limit` rows of keys that nobody uses now; how many there were."""
+
     def close(self) -> None:
         """Give all connections back."""
-
-
-class DrainSession(Protocol):
-    """One drain of one or several shards, on one database session."""
-
-    def attend(self) -> None:
-        """Promise to look again: from now until `forsake`, senders need not ring."""
-
-    def forsake(self) -> None:
-        """Take the promise back. Look once more afterwards."""
-
-    def claim(self, limit: int) -> list[Mailbox]:
-        """Claim entities with due mail that nobody else holds and read up to `limit` of their messages.
-
-        Notes what is about to run. Messages that may have killed their process come alone.
-        """
-
-    def commit(self, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
-        """Commit turns, each entity all or nothing, and tell whoever waits for the replies.
-
-        `last` also clears the note of what is running.
-        """
-
-    def release(self, mailboxes: Collection[Mailbox]) -> None:
-        """Release the claims of these entities."""
-
-    def keep_only(self, running: Collection[str], released: Collection[Mailbox]) -> None:
-        """Give entities back whose turns have not begun; callable from another thread while user code runs."""
-
-    def open_turn(self, mailbox: Mailbox, mail: Mail) -> Any:
-        """Begin the transaction of a turn that wants it; a SQLAlchemy connection, or None if the turn has lost."""
-
-    def commit_turn(self, commit: EntityCommit) -> CommitResult:
-        """Commit the transaction of `open_turn` together with the turn."""
-
-    @property
-    def must_not_write(self) -> bool:
-        """Whether a write by another thread would wait for the transaction of `open_turn`."""
-
-    def rollback_turn(self, *, interrupt: bool = False) -> None:
-        """Undo the transaction of `open_turn`; `interrupt` does so from another thread while user code runs."""
 
 
 @contextmanager
@@ -213,15 +268,3 @@ def closing_store(make: Callable[[], Store]) -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-__all__ = [
-    "CommitResult",
-    "DrainSession",
-    "Failure",
-    "MailboxStatus",
-    "ReplyWaiter",
-    "ShardMail",
-    "Store",
-    "closing_store",
-]

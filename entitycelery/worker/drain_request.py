@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -36,15 +37,18 @@ class DrainRequest:
         shards: Sequence[ShardId],
         *,
         apply: Callable[[Any, DrainRequest], None],
-        ended: Callable[[DrainRequest, bool], None],
+        ended: Callable[[DrainRequest, bool, Iterable[ShardId]], None],
     ) -> None:
         self.id = str(uuid4())
         self.task = task
         self.shards = shards
+        self.asked_s = time.monotonic()
+        """When it was submitted to the pool."""
         self.time_start: float | None = None
         self.worker_pid: int | None = None
         self._apply = apply
         self._ended = ended
+        self._discard: Callable[[], object] = lambda: None
         state.reserved_requests.add(self)
 
     @property
@@ -55,35 +59,64 @@ class DrainRequest:
     def execute_using_pool(self, pool: Any, **_: Any) -> None:
         self._apply(pool, self)
 
+    def keep(self, job: Any) -> None:
+        """Have a prefork pool know the drain's job until it is over, or thrown away here.
+
+        On its way out Celery's consumer discards each job that no process has said to have begun. One may have begun it
+        all the same: nobody would read of its end, for which it waits half a minute before it exits.
+        """
+        self._discard = job.discard
+        job.discard = lambda: None
+
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """A slot of the pool has begun the drain."""
         self.time_start = time_accepted
         self.worker_pid = pid
         state.active_requests.add(self)
 
-    def on_done(self, more: Any) -> None:
+    def on_done(self, drained: Sequence[Any]) -> None:
         """The drain is over; it has reported what went wrong itself."""
         self.forget()
-        self._ended(self, more is True)
+        # What the pool says of a greenlet that was ended is as good: (False, None, None).
+        more, unknown = drained[0], drained[1] or ()
+        self._ended(self, more, [ShardId(self.shards[0].group, number) for number in unknown])
 
     def on_lost(self, info: Any) -> None:
         """The pool process ended under the drain; its claims went with it, so others can go on at once."""
         log.warning("a pool process ended during a drain: %s", getattr(info, "exception", info))
         self.forget()
-        self._ended(self, True)
+        self._ended(self, True, ())
+
+    def throw_away(self) -> None:
+        """The worker has thrown it away before any slot began it."""
+        self._discard()
+        self.forget()
 
     def forget(self) -> None:
         """It is no longer the worker's."""
+        self._discard = lambda: None
         state.reserved_requests.discard(self)
         state.active_requests.discard(self)
 
     def cancel(self, pool: Any, signal: int | None = None, **_: Any) -> None:
         """A cold shutdown: end the process or greenlet that drains. Its turns run again elsewhere."""
+        if getattr(pool, "is_green", False) and pool.getpid() == self.worker_pid:
+            # The signal came while this greenlet ran, which therefore runs the signal's handler, and ends in it. Before
+            # Celery 5.7 nothing else would say that the worker is to end.
+            state.should_terminate = True  # type: ignore[assignment] # None until then
+        if not self.give_up(pool, signal):
+            log.warning("this pool cannot end a turn that runs; the worker ends after it")
+
+    def give_up(self, pool: Any, signal: int | None = None) -> bool:
+        """End the process or greenlet that drains, where the pool can; its turns run again elsewhere."""
         log.warning("a drain is given up, its turns will run again", extra={"shards": str(self.shards)})
+        if self.worker_pid is None:
+            return True
         try:
             pool.terminate_job(self.worker_pid, signal or _TERM)
         except NotImplementedError:
-            log.warning("this pool cannot end a turn that runs; the worker ends after it")
+            return False
+        return True
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """What `inspect active` and `inspect reserved` show."""

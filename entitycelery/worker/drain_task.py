@@ -6,25 +6,21 @@ of the app's task settings (time limits, rate limits, annotations, serializers, 
 
 from __future__ import annotations
 
-import functools
-import gc
 import logging
 import math
-import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from celery import Task
 
 from entitycelery.address import ShardId
-from entitycelery.app import current_entities
-from entitycelery.exceptions import StoreUnavailable
-from entitycelery.settings import Settings
 from entitycelery.transports.broker import DRAIN_TASK, rung_shard
 from entitycelery.worker.drain_request import DrainRequest
-from entitycelery.worker.logs import set_up_worker_log
-from entitycelery.worker.termination import process_may_be_ended
+from entitycelery.worker.drain_slot import run_drain
+from entitycelery.worker.link import now_s
+from entitycelery.worker.submitter import Submitter
 
 log = logging.getLogger("entitycelery.drain")
 
@@ -48,34 +44,7 @@ class DrainTask(Task):  # type: ignore[type-arg] # not generic at run time
 
     def run(self, group: str, numbers: Sequence[int]) -> bool:
         """Work off shards."""
-        return run_drain(group, numbers, False)
-
-
-def run_drain(group: str, numbers: Sequence[int], may_end_process: bool) -> bool:
-    """Work off the due messages of shards in this process; whether they must be drained again.
-
-    Trouble with the store is logged and left to the sweep, which rings again.
-    """
-    shards = [ShardId(group, number) for number in numbers]
-    try:
-        entities = current_entities()
-        _prepare_process(os.getpid(), entities.settings, is_pools_own=may_end_process)
-        with process_may_be_ended():
-            return entities.host.drain(*shards, may_end_process=may_end_process).more
-    except StoreUnavailable as exc:
-        log.warning("drain stopped, the sweep will ring again: %s", exc)
-    except Exception:
-        log.exception("drain failed", extra={"group": group, "shards": numbers})
-    return False
-
-
-@functools.lru_cache(maxsize=1)
-def _prepare_process(_pid: int, settings: Settings, *, is_pools_own: bool) -> None:
-    # Processes that the pool spawns have handlers of their own; forked ones inherit them as they are.
-    set_up_worker_log(settings)
-    if is_pools_own:
-        # What the app imported stays; the collector need not look through it again every few batches.
-        gc.freeze()
+        return run_drain(group, numbers, False, now_s())[0]
 
 
 class Dispatcher:
@@ -87,17 +56,35 @@ class Dispatcher:
     since all are attended.
     """
 
-    def __init__(self, *, slots: Callable[[], int], may_end_process: bool) -> None:
+    def __init__(
+        self,
+        *,
+        known: Collection[ShardId],
+        slots: Callable[[], int],
+        may_end_process: bool,
+        refuse_for_s: float = 3_600.0,
+    ) -> None:
+        self._known = frozenset(known)
+        self._refuse_for_s = refuse_for_s
+        self._refused: dict[ShardId, float] = {}
+        # Shards that went elsewhere, and for which a late wake-up has been followed since.
+        self._followed: set[ShardId] = set()
         self._slots = slots
         self._may_end_process = may_end_process
         self._hosted: dict[ShardId, None] = {}
         self._mutex = threading.Lock()
         self._waiting: dict[ShardId, None] = {}
+        self._waiting_since_s: float | None = None
         self._running: set[DrainRequest] = set()
         self._submitting = threading.local()
         self._submit: Callable[[DrainRequest], None] = lambda request: None
         self._later: Callable[[Callable[[], None]], object] = lambda call: None
         self._ends_in_slot = False
+        self.submitter = Submitter()
+        self.hosted_until_s = math.inf
+        """When to stop, by the clock of the line to the runner process, unless it says something new."""
+        self.look: Callable[[], None] = lambda: None
+        """Does what the runner process has said meanwhile."""
 
     def connect(
         self,
@@ -112,7 +99,7 @@ class Dispatcher:
         reports the end of that. Those drains are asked for anew.
 
         Args:
-            ends_in_slot: Whether a drain still occupies its slot of the pool when it reports its end.
+            ends_in_slot: Whether a drain's end is reported by whoever frees its slot of the pool, and before that.
         """
         self._submit = submit
         self._later = later
@@ -121,30 +108,78 @@ class Dispatcher:
             thrown_away = {request for request in self._running if not request.accepted}
             self._running -= thrown_away
             for request in thrown_away:
-                request.forget()
-            self._waiting.update(dict.fromkeys(shard for request in thrown_away for shard in request.shards))
+                request.throw_away()
+            self._wait(shard for request in thrown_away for shard in request.shards)
         if self._waiting:
             later(self.dispatch)
 
     def host(self, shards: Sequence[ShardId]) -> None:
-        """These shards' queues are consumed here."""
-        self._hosted = dict.fromkeys(shards)
+        """Exactly these shards are worked on here."""
+        with self._mutex:
+            self._hosted = dict.fromkeys(shards)
+            self._followed.difference_update(shards)
+            self._waiting = {shard: None for shard in self._waiting if shard in self._hosted}
+            # While no slot is free, what came would wait again: a starved worker stays so though its shards have gone.
+            if self._waiting_since_s is not None and not self._waiting and len(self._running) < self._slots():
+                self._waiting_since_s = None
+
+    def busy(self) -> set[ShardId]:
+        """Shards that drains are working on."""
+        with self._mutex:
+            return {shard for request in self._running if request.accepted for shard in request.shards}
+
+    def waits_s(self) -> float:
+        """How long the oldest wake-up has waited for a slot of the pool."""
+        with self._mutex:
+            since_s = [request.asked_s for request in self._running if not request.accepted]
+            if self._waiting_since_s is not None:
+                since_s.append(self._waiting_since_s)
+        return time.monotonic() - min(since_s) if since_s else 0.0
+
+    def refused(self) -> set[ShardId]:
+        """Shards with mail that this worker's code does not know, and another's may."""
+        with self._mutex:
+            now_s = time.monotonic()
+            self._refused = {shard: until_s for shard, until_s in self._refused.items() if until_s > now_s}
+            return set(self._refused)
+
+    def give_up(self, pool: Any, signal: int | None = None) -> bool:
+        """End the drains that still run; their turns run again elsewhere. Whether all of them could be ended."""
+        with self._mutex:
+            running = list(self._running)
+        ended = [request.give_up(pool, signal) for request in running]
+        return all(ended)
+
+    def knows(self, shard: ShardId) -> bool:
+        """Whether this worker may ever work on the shard."""
+        return shard in self._known
 
     def hosts(self, shard: ShardId) -> bool:
-        """Whether this worker works on the shard."""
+        """Whether this worker works on the shard now."""
         return shard in self._hosted
 
     def wake(self, *shards: ShardId) -> None:
         """Wake-ups arrived, or a drain left work behind."""
         with self._mutex:
-            self._waiting.update(dict.fromkeys(shards))
+            strays = {shard for shard in shards if shard not in self._hosted}
+            # Its next holder may have looked before the mail was there; but once is enough, the sweep does the rest.
+            self._wait(shard for shard in shards if shard not in strays or shard not in self._followed)
+            self._followed |= strays
         self.dispatch()
+
+    def _wait(self, shards: Iterable[ShardId]) -> None:
+        self._waiting.update(dict.fromkeys(shards))
+        if self._waiting and self._waiting_since_s is None:
+            self._waiting_since_s = time.monotonic()
 
     def dispatch(self) -> None:
         """Give waiting shards to a free slot."""
         if getattr(self._submitting, "now", False):
             # A pool that runs drains inline would never come back to its broker.
             self._later(self.dispatch)
+            return
+        if self._hosted and now_s() >= self.hosted_until_s:
+            # This process was frozen: others may have the shards.
             return
         with self._mutex:
             free = self._slots() - len(self._running)
@@ -155,6 +190,8 @@ class Dispatcher:
             taken = of_group[: math.ceil(len(of_group) / free)]
             for shard in taken:
                 del self._waiting[shard]
+            # They have waited together: those that are left go with the next free slot.
+            self._waiting_since_s = time.monotonic() if self._waiting else None
             request = DrainRequest(DrainTask, taken, apply=self.apply, ended=self.ended)
             self._running.add(request)
         self._submitting.now = True
@@ -165,13 +202,15 @@ class Dispatcher:
         if request in self._running:
             self.dispatch()
 
-    def ended(self, request: DrainRequest, again: bool) -> None:
-        """A drain is over."""
+    def ended(self, request: DrainRequest, again: bool, unknown: Iterable[ShardId]) -> None:
+        """A drain is over; some shards may have mail that this code does not know."""
         with self._mutex:
             self._running.discard(request)
-            self._waiting.update(dict.fromkeys(self._rest_of_group(request) if again else ()))
+            self._waiting_since_s = self._waiting_since_s if self._waiting else None
+            self._refused.update(dict.fromkeys(unknown, time.monotonic() + self._refuse_for_s))
+            self._wait(self._rest_of_group(request) if again else ())
         if self._ends_in_slot:
-            # Submitting from a full pool's own slots would wait for a slot that only the submitter can free.
+            # Submitting to a full pool from there would wait for a slot that only the one who waits can free.
             self._later(self.dispatch)
         else:
             self.dispatch()
@@ -187,31 +226,42 @@ class Dispatcher:
         if self._may_end_process:
             limits = {"timeout": _NO_TIME_LIMIT_S, "soft_timeout": _NO_TIME_LIMIT_S}
         numbers = [shard.number for shard in request.shards]
-        pool.apply_async(
+        job = pool.apply_async(
             run_drain,
-            args=(request.shards[0].group, numbers, self._may_end_process),
+            args=(request.shards[0].group, numbers, self._may_end_process, now_s()),
             accept_callback=request.on_accepted,
             callback=request.on_done,
             error_callback=request.on_lost,
             **limits,
         )
+        # None where the pool is closed already.
+        if self._may_end_process and job is not None:
+            request.keep(job)
 
 
 def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., None]:
     """How the worker's consumer treats wake-ups."""
     dispatcher: Dispatcher = consumer.controller.entity_dispatcher
+
+    def later(call: Callable[[], None]) -> object:
+        return consumer.timer.call_after(0.001, call)
+
+    # Without an event loop a prefork pool counts its slots, and its thread for results frees them.
+    frees_by_thread = bool(getattr(getattr(consumer.pool, "_pool", None), "threads", False))
     dispatcher.connect(
         consumer.on_task_request,
-        lambda call: consumer.timer.call_after(0.001, call),
-        ends_in_slot=bool(getattr(consumer.pool, "is_green", False)),
+        dispatcher.submitter.put if frees_by_thread else later,
+        ends_in_slot=frees_by_thread or bool(getattr(consumer.pool, "is_green", False)),
     )
 
     def on_wakeup(message: Any, _body: Any, ack: Any, _reject: Any, callbacks: Any, **_: Any) -> None:
         ack(log, consumer.connection_errors)
         shard = rung_shard(message.headers)
-        if shard is None or not dispatcher.hosts(shard):
+        if shard is None or not dispatcher.knows(shard):
             log.warning("a foreign message on a shard's queue was dropped", extra={"headers": message.headers})
             return
+        # The shard may have gone elsewhere while this message waited.
+        dispatcher.look()
         dispatcher.wake(shard)
         # An autoscaler counts the worker's requests whenever something arrives, and only then at once.
         for callback in callbacks:

@@ -12,6 +12,7 @@ from entitycelery.telemetry import JsonFormatter
 from entitycelery.telemetry.records import handlers, name_turns
 
 RUNNER_FORMAT = "[%(asctime)s: %(levelname)s/runner] %(message)s"
+LOOP_FORMAT = "[%(asctime)s: %(levelname)s/{name}] %(message)s"
 
 
 def set_up_worker_log(settings: Settings) -> None:
@@ -28,6 +29,15 @@ def set_up_worker_log(settings: Settings) -> None:
 
 def set_up_runner_log(settings: Settings) -> None:
     """The log of the runner process, which has no app: standard error."""
+    _log_to_standard_error(settings, RUNNER_FORMAT)
+
+
+def set_up_loop_log(settings: Settings, name: str) -> None:
+    """The log of a loop's process, unless its app sets up another one: standard error."""
+    _log_to_standard_error(settings, LOOP_FORMAT.replace("{name}", name.replace("%", "%%")))
+
+
+def _log_to_standard_error(settings: Settings, text: str) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(RUNNER_FORMAT))
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else logging.Formatter(text))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
+from entitycelery.address import ShardId
 from entitycelery.message import StoredKind
+from entitycelery.placement import ShardLoad
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.statement import fetch, transaction
 
@@ -23,6 +25,21 @@ class Census:
             "SELECT 'state', type, '', state_version, count(*) FROM {state} WHERE state IS NOT NULL "
             "GROUP BY type, state_version ORDER BY type, state_version"
         )
+
+        waited_s = f"{dialect.to_epoch(dialect.now_once)} - {dialect.to_epoch('min(coalesce(due_at, sent_at))')}"
+        self._loads = dialect.sql(
+            f"SELECT shard_group, shard, count(*), {waited_s} FROM {{message}} GROUP BY shard_group, shard "
+            "ORDER BY shard_group, shard"
+        )
+
+    def loads(self, conn: Connection) -> list[ShardLoad]:
+        """What waits in each shard that has pending messages."""
+        with transaction(conn, self._dialect.begin_report):
+            rows = fetch(conn, self._loads)
+        return [
+            ShardLoad(ShardId(group, number), count, max(0.0, float(oldest_s)))
+            for group, number, count, oldest_s in rows
+        ]
 
     def take(self, conn: Connection) -> list[StoredKind]:
         """Every kind that is stored, with its number."""

@@ -12,22 +12,25 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from entitycelery.address import Address, lock_key, shard_of
+from entitycelery.address import Address, is_unique_name, lock_key, shard_of
 from entitycelery.exceptions import StoreUnavailable
 from entitycelery.message import AppendOutcome, DeadLetter, DeadLetterFilter, NewMessage
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.failure import failure_of_json
+from entitycelery.storage.sql.hashing import Hashing
 from entitycelery.storage.sql.message import Messages
-from entitycelery.storage.sql.statement import Statement, fetch, run, transaction
+from entitycelery.storage.sql.statement import Row, Statement, fetch, run, transaction
+from entitycelery.storage.sql.unique_key import UniqueKeys
 
 
 class DeadLetters:
     """Statements on dead letters. Lists are sorted in memory: there are as many as people leave unattended."""
 
-    def __init__(self, dialect: Dialect, messages: Messages, shards_per_group: int) -> None:
+    def __init__(self, dialect: Dialect, messages: Messages, unique_keys: UniqueKeys, hashing: Hashing) -> None:
         self._dialect = dialect
         self._messages = messages
-        self._shards_per_group = shards_per_group
+        self._unique_keys = unique_keys
+        self._hashing = hashing
         among = dialect.any_of("id", "ids")
         # Whoever has this lock decides: of two retries, or a retry and a discard, the second finds nothing.
         self._lock = dialect.sql(
@@ -58,9 +61,12 @@ class DeadLetters:
         return [row[0] for row in fetch(conn, statement, bound)]
 
     def retry(self, conn: Connection, ids: Collection[str]) -> list[NewMessage]:
-        """Make those letters pending messages again, with their ids and as if never tried; the messages."""
+        """Make those letters pending messages again, with their ids and as if never tried; the messages.
+
+        One whose key another message has taken meanwhile, with `unique`, stays a letter.
+        """
         with transaction(conn, self._dialect.begin):
-            rows = fetch(conn, self._lock, {"ids": self._dialect.values(ids)})
+            rows = self._free(conn, fetch(conn, self._lock, {"ids": self._dialect.values(ids)}))
             if not rows:
                 return []
             # Behind all mail that waits, and among themselves in the old order.
@@ -82,6 +88,15 @@ class DeadLetters:
                 run(conn, self._delete, {"ids": self._dialect.values(found)})
         return found
 
+    def _free(self, conn: Connection, rows: Sequence[Row]) -> Sequence[Row]:
+        """Those letters whose keys nobody holds; of several that had one key the last."""
+        last: dict[str, int] = {}
+        for _, seq, *_, fingerprint, _ in rows:
+            if is_unique_name(fingerprint):
+                last[fingerprint] = max(seq, last.get(fingerprint, seq))
+        taken = self._unique_keys.taken(conn, last)
+        return [row for row in rows if row[7] not in taken and last.get(row[7], row[1]) == row[1]]
+
     def _message(self, row: Sequence[Any]) -> NewMessage:
         message_id, _, group, type_name, entity_id, operation, args, fingerprint, sender = row
         address = Address(type_name, entity_id)
@@ -89,7 +104,7 @@ class DeadLetters:
             id=message_id,
             fingerprint=fingerprint,
             # Hashed anew, since the number of shards may have changed since it died.
-            shard=shard_of(group, entity_id, self._shards_per_group),
+            shard=shard_of(group, entity_id, self._hashing.number),
             address=address,
             lock_key=lock_key(self._dialect.cluster, address),
             operation=operation,

@@ -5,15 +5,16 @@ handled mail's end, vacuum cannot remove what is dead there, and each look would
 
 To read on from the last `seq` that was seen would lose mail: a transaction draws its number before it commits. So a
 floor rises only to a number that no transaction can still bring: every one that held the lock of an INSERT after the
-sequence stood there has ended. And a floor is forgotten after a minute, so that whatever was restored or written by
-hand below it waits so long at most.
+sequence stood there has ended. And what lies below a floor is looked through once a minute, so that whatever was
+restored or written by hand there waits so long at most; less often where that takes long, so that it costs little.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
@@ -23,13 +24,15 @@ from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.statement import fetch
 
 RAISED_EVERY_S = 1.0
-FORGOTTEN_AFTER_S = 60.0
+SEARCHED_EVERY_S = 60.0
+# Of a process's time, at most so much is spent on what lies below its floors.
+_SEARCHING_SHARE = 0.02
 _PREPARED = "-1/"
 
 
 class _Floor(NamedTuple):
     seq: int
-    since_s: float
+    searched_s: float
 
 
 class Floors:
@@ -47,69 +50,90 @@ class Floors:
                 )
             )
         )
-        self._raising = threading.Lock()
+        self._busy = threading.Lock()
         self._raised_at_s = time.monotonic()
+        self._search_took_s = 0.0
         # The sequence as it stood, and the transactions that could still bring a number up to there.
         self._drawn_before = 0
         self._senders: set[str] | None = None
-        # Each floor and since when there is one; replaced, not changed, because others read without a lock.
+        # Each floor and when was looked below it; replaced, not changed, because others read without a lock.
         self._by_shard: Mapping[ShardId, _Floor] = {}
 
     def of(self, shards: Sequence[ShardId]) -> list[int]:
         """The floor of each shard: its mail below is done."""
-        floors = self._standing()
+        floors = self._by_shard
         return [floors[shard].seq if shard in floors else 0 for shard in shards]
-
-    def _standing(self) -> dict[ShardId, _Floor]:
-        oldest_s = time.monotonic() - FORGOTTEN_AFTER_S
-        return {shard: floor for shard, floor in self._by_shard.items() if floor.since_s > oldest_s}
 
     def raise_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Raise the floors of these shards, and of those of their group that have one; at most once a second."""
         if not self._dialect.keeps_what_is_dead or time.monotonic() - self._raised_at_s < RAISED_EVERY_S:
             return
-        if self._raising.acquire(blocking=False):
-            try:
+        with self._alone() as alone:
+            if alone:
+                self._search_when_due(conn, shards)
                 self._raise(conn, shards)
                 self._raised_at_s = time.monotonic()
-            finally:
-                self._raising.release()
+
+    def search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
+        """Look for mail below the floors of these shards, if that was long ago; whether there is any."""
+        with self._alone() as alone:
+            return alone and self._search_when_due(conn, shards)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Keep other drains of this process from the floors; whether none was at them. A drain waits for no other."""
+        alone = self._busy.acquire(blocking=False)
+        try:
+            yield alone
+        finally:
+            if alone:
+                self._busy.release()
+
+    def _search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
+        began_s = time.monotonic()
+        long_ago_s = began_s - max(SEARCHED_EVERY_S, self._search_took_s / _SEARCHING_SHARE)
+        group = shards[0].group
+        old = {s: floor for s, floor in self._by_shard.items() if s.group == group and floor.searched_s <= long_ago_s}
+        if not old:
+            return False
+        first = self._first_pending(conn, group, dict.fromkeys(old, 0))
+        self._search_took_s = time.monotonic() - began_s
+        searched = {s: _Floor(min(floor.seq, first.get(s, floor.seq)), began_s) for s, floor in old.items()}
+        self._by_shard = {**self._by_shard, **searched}
+        return any(searched[shard].seq < old[shard].seq for shard in old)
 
     def _raise(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         settled = self._settled(conn)
-        if settled == 0:
+        if settled is None:
             return
-        group = shards[0].group
-        raised = sorted({shard for shard in self._by_shard if shard.group == group}.union(shards))
-        now_s, standing = time.monotonic(), self._standing()
-        before = [standing.get(shard, _Floor(0, now_s)) for shard in raised]
-        found = fetch(
-            conn,
-            self._first,
-            {
-                "shard_group": group,
-                "shards": [shard.number for shard in raised],
-                "floors": [floor.seq for floor in before],
-            },
-        )
-        first = {ShardId(group, number): seq for number, seq in found}
+        group, now_s = shards[0].group, time.monotonic()
+        known = {shard: floor for shard, floor in self._by_shard.items() if shard.group == group}
+        before = {**{shard: _Floor(0, now_s) for shard in shards}, **known}
+        first = self._first_pending(conn, group, {shard: floor.seq for shard, floor in before.items()})
         to = {
-            shard: _Floor(min(settled + 1, first.get(shard, settled + 1)), floor.since_s)
-            for shard, floor in zip(raised, before, strict=True)
+            shard: _Floor(min(settled + 1, first.get(shard, settled + 1)), floor.searched_s)
+            for shard, floor in before.items()
         }
         self._by_shard = {**self._by_shard, **to}
 
-    def _settled(self, conn: Connection) -> int:
-        """A number such that no transaction will bring mail with it or a smaller one; 0 while none is known."""
+    def _first_pending(self, conn: Connection, group: str, floors: Mapping[ShardId, int]) -> dict[ShardId, int]:
+        """The oldest pending mail of shards of one group, from these numbers on."""
+        shards = sorted(floors)
+        numbers = {"shards": [shard.number for shard in shards], "floors": [floors[shard] for shard in shards]}
+        found = fetch(conn, self._first, {"shard_group": group, **numbers})
+        return {ShardId(group, number): seq for number, seq in found}
+
+    def _settled(self, conn: Connection) -> int | None:
+        """A number such that no transaction will bring mail with it or a smaller one; None while none is known."""
         drawn = int(fetch(conn, self._drawn)[0][0])
         # In a later statement: whoever drew up to there has its lock by now, or has ended.
         senders = self._dialect.senders(conn)
-        settled = self._drawn_before if self._senders is not None and all_ended(self._senders, senders) else 0
+        settled = self._drawn_before if self._senders is not None and all_ended(self._senders, senders) else None
         if drawn < self._drawn_before:
             # Another store under the same name.
-            settled, self._by_shard = 0, {}
+            settled, self._by_shard = None, {}
             self._senders = None
-        if settled or self._senders is None:
+        if settled is not None or self._senders is None:
             self._drawn_before, self._senders = drawn, senders
         return settled
 

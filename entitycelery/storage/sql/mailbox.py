@@ -1,12 +1,14 @@
 """The table `message` on the drains' side: which entities of a shard have runnable mail, and what that mail is.
 
 Mail is runnable when it is due and no other message of its entity blocks the mailbox. Finding it in order of `seq`
-relies on the index message_ready, delayed mail and retries on message_due; reading it on the primary key.
+relies on the index message_ready, delayed mail and retries on message_due; reading it on the primary key. When delayed
+mail is due is for moment.py to say.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address, ShardId
 from entitycelery.message import Mail
+from entitycelery.silence import Said, Silences
 from entitycelery.storage.port import ShardMail
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.floor import Floors
@@ -24,7 +27,7 @@ from entitycelery.storage.sql.statement import fetch, run, transaction
 
 log = logging.getLogger("entitycelery.mailbox")
 
-_RUNNABLE = (
+RUNNABLE = (
     "NOT EXISTS (SELECT 1 FROM {message} AS b WHERE b.blocking AND b.lock_key = m.lock_key "
     "AND b.type = m.type AND b.entity_id = m.entity_id AND b.id <> m.id)"
 )
@@ -65,8 +68,8 @@ class Mailboxes:
     def __init__(self, dialect: Dialect, floors: Floors) -> None:
         self._dialect = dialect
         self._floors = floors
-        due = f"m.due_at <= {dialect.now_once} AND {_RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
-        ready = f"m.due_at IS NULL AND {_RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
+        due = f"m.due_at <= {dialect.now_once} AND {RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
+        ready = f"m.due_at IS NULL AND {RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
         of_shard = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = "
         seen = "SELECT m.seq, m.lock_key, m.shard, m.id, m.crashes"
         self._candidates = dialect.sql(
@@ -84,7 +87,7 @@ class Mailboxes:
             "(SELECT count(*) FROM {in_flight} AS f WHERE f.token <> :token), {fence}, {unknown_since}, {now_epoch} "
             "FROM {message} AS m "
             # Written so that no index of due mail looks tempting: the backlog may be long, the ids are few.
-            f"WHERE {{among}} AND coalesce(m.due_at <= {{now}}, true) AND {_RUNNABLE}",
+            f"WHERE {{among}} AND coalesce(m.due_at <= {{now}}, true) AND {RUNNABLE}",
             args_text=dialect.json_text("m.args"),
             now=dialect.now_once,
             fence=dialect.drawn_fence,
@@ -92,19 +95,12 @@ class Mailboxes:
             now_epoch=dialect.to_epoch(dialect.now_once),
             among=dialect.any_of("m.id", "ids"),
         )
-        shards = dialect.rowset("rows", g="text", n="int", floor="int")
-        ready_now = "seq >= r.floor AND m.due_at IS NULL"
-        self._waiting_ready = dialect.sql(self._waiting("sent_at", ready_now, "seq"), shards=shards)
-        due_now = f"due_at <= {dialect.now_once}"
-        self._waiting_due = dialect.sql(self._waiting("due_at", due_now, "due_at"), shards=shards)
-
-    def _waiting(self, since: str, kind: str, order: str) -> str:
         # One probe of one index per shard; mail behind a blocking message does not count as waiting.
-        waited_s = f"{self._dialect.to_epoch(self._dialect.now)} - {self._dialect.to_epoch(f'm.{since}')}"
-        return (
-            f"SELECT r.g, r.n, (SELECT {waited_s} FROM {{message}} AS m "
-            f"WHERE m.shard_group = r.g AND m.shard = r.n AND m.{kind} AND {_RUNNABLE} ORDER BY m.{order} LIMIT 1) "
-            "FROM {shards}"
+        waited_s = f"{dialect.to_epoch(dialect.now)} - {dialect.to_epoch('m.sent_at')}"
+        self._waiting = dialect.sql(
+            f"SELECT r.g, r.n, (SELECT {waited_s} FROM {{message}} AS m WHERE m.shard_group = r.g AND m.shard = r.n "
+            f"AND m.seq >= r.floor AND m.due_at IS NULL AND {RUNNABLE} ORDER BY m.seq LIMIT 1) FROM {{shards}}",
+            shards=dialect.rowset("rows", g="text", n="int", floor="int"),
         )
 
     def candidates(self, conn: Connection, shards: Sequence[ShardId], limit: int) -> Candidates:
@@ -122,6 +118,10 @@ class Mailboxes:
         """Have later looks at these shards begin behind what is done; does something once a second at most."""
         self._floors.raise_when_due(conn, shards)
 
+    def look_below_floors(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
+        """Whether there is mail below where looks at these shards begin; looks for it once a minute at most."""
+        return self._floors.search_when_due(conn, shards)
+
     def read(self, conn: Connection, token: str, ids: Collection[str], names: Mapping[str, str]) -> ClaimedMail:
         """Those messages that are still runnable, in order of `seq`; their entities are claimed."""
         for statement in self._dialect.draw_fence:
@@ -132,12 +132,11 @@ class Mailboxes:
         mail = [(row[12], _mail(row, names)) for row in sorted(rows, key=lambda row: row[2])]
         return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13]))
 
-    def waiting(self, conn: Connection, shards: Sequence[ShardId], *, delayed: bool) -> list[ShardMail]:
-        """Shards with runnable mail and how long its oldest has waited; ready mail, or delayed mail that is due."""
-        statement = self._waiting_due if delayed else self._waiting_ready
+    def waiting(self, conn: Connection, shards: Sequence[ShardId]) -> list[ShardMail]:
+        """Shards with runnable mail that was due at once, and how long its oldest has waited."""
         floors = zip(shards, self._floors.of(shards), strict=True)
         rows = self._dialect.rows([{"g": shard.group, "n": shard.number, "floor": floor} for shard, floor in floors])
-        found = fetch(conn, statement, {"rows": rows})
+        found = fetch(conn, self._waiting, {"rows": rows})
         return [
             ShardMail(ShardId(group, number), waited_s) for group, number, waited_s in found if waited_s is not None
         ]
@@ -149,10 +148,16 @@ class InFlight:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self.note_statement = dialect.sql(
-            "INSERT INTO {in_flight} (token, message_ids, noted_at) "
-            f"VALUES (:token, :message_ids, {dialect.now}) "
+            "INSERT INTO {in_flight} (token, message_ids, noted_at, session) "
+            f"VALUES (:token, :message_ids, {dialect.now}, {dialect.session_id}) "
             "ON CONFLICT (token) DO UPDATE SET message_ids = excluded.message_ids, noted_at = excluded.noted_at"
         )
+        self._renew = dialect.sql(f"UPDATE {{in_flight}} SET noted_at = {dialect.now} WHERE token = :token")
+        noted = dialect.to_epoch("noted_at")
+        self._notes = dialect.sql(
+            f"SELECT token, session, {noted}, {dialect.to_epoch(dialect.now)} - {noted} FROM {{in_flight}}"
+        )
+        self._silences = Silences()
         self.clear_statement = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
         others = "FROM {in_flight} WHERE token <> :token"
         self._others = dialect.sql(f"SELECT token, message_ids {others}")
@@ -188,6 +193,18 @@ class InFlight:
 
     def note_parameters(self, token: str, ids: Collection[str]) -> dict[str, object]:
         return {"token": token, "message_ids": self._dialect.rows(list(ids))}
+
+    def renew(self, conn: Connection, token: str) -> None:
+        """Say that this drain lives, though a turn of it takes long."""
+        run(conn, self._renew, {"token": token})
+
+    def silent(self, conn: Connection, for_s: float) -> list[tuple[str, int | None, float]]:
+        """Drains that have said nothing for so long: token, database session, and when they said something last."""
+        looked_s = time.monotonic()
+        notes = [(token, session, float(at), float(age)) for token, session, at, age in fetch(conn, self._notes)]
+        said = {token: Said(at, age_s) for token, _, at, age_s in notes}
+        silent_s = self._silences.heard(said, looked_s)
+        return [(token, session, at) for token, session, at, _ in notes if silent_s[token] > for_s]
 
     def clear(self, conn: Connection, token: str) -> None:
         run(conn, self.clear_statement, {"token": token})

@@ -9,10 +9,11 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address, ShardId, is_message_id
-from entitycelery.exceptions import ConfigurationError, StoreUnavailable
+from entitycelery.exceptions import StoreUnavailable
 from entitycelery.message import AppendOutcome, NewMessage, PendingMessage
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.failure import failure_of_json
+from entitycelery.storage.sql.hashing import Hashing
 from entitycelery.storage.sql.statement import fetch, rollback, run, run_script
 
 _COLUMNS = {
@@ -30,6 +31,7 @@ _COLUMNS = {
     "deliver_at": "float",
     "delay_s": "float",
     "expires_s": "float",
+    "expires_at": "float",
 }
 _ATTEMPTS = 20
 
@@ -37,9 +39,9 @@ _ATTEMPTS = 20
 class Messages:
     """Statements that send and show messages."""
 
-    def __init__(self, dialect: Dialect, shards_per_group: int) -> None:
+    def __init__(self, dialect: Dialect, hashing: Hashing) -> None:
         self._dialect = dialect
-        self._shards = str(shards_per_group)
+        self._hashing = hashing
         rows = dialect.rowset("rows", **_COLUMNS)
         self._insert = dialect.sql(dialect.insert_message(), rows=rows)
         certainly = dialect.insert_certainly.replace("{insert}", dialect.insert_message())
@@ -55,10 +57,9 @@ class Messages:
             among=dialect.any_of("id", "ids"),
         )
         # Two counts, since each of the two indexes has a part of the table.
-        of_one = "shard_group = :shard_group AND shard = :shard AND lock_key = :lock_key AND type = :type"
-        count = f"(SELECT count(*) FROM {{message}} WHERE {of_one} AND entity_id = :entity_id AND due_at IS"
-        self._count = dialect.sql(f"SELECT {count} NULL) + {count} NOT NULL)")
-        self._shards_kept = dialect.sql("SELECT value FROM {meta} WHERE name = 'shards_per_group'")
+        of_one = "SELECT count(*) FROM {message} WHERE lock_key = :lock_key AND type = :type AND entity_id = :entity_id"
+        ready = f"{of_one} AND shard_group = :shard_group AND shard = :shard AND due_at IS NULL"
+        self._count = dialect.sql(f"SELECT ({ready}) + ({of_one} AND due_at IS NOT NULL)")
         self._pending_ids = dialect.sql("SELECT id FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         shown = (
             "SELECT id, type, entity_id, operation, {args_text}, shard_group, shard, attempt, crashes, "
@@ -84,18 +85,11 @@ class Messages:
         Raises:
             ConfigurationError: The store was made with another number of shards.
         """
-        parameters = {
-            "rows": self._dialect.rows([_row(m) for m in messages]),
-            "nonce": nonce,
-            "shards": self._shards,
-        }
-        keyed = [m for m in messages if m.keyed or again]
-        if not keyed:
-            if run(conn, self._insert, parameters) != len(messages):
-                self._refuse_other_shards(conn)
-            outcomes = [AppendOutcome.STORED] * len(messages)
+        if any(message.keyed or again for message in messages):
+            messages, outcomes = self._append_keyed(conn, messages, nonce)
         else:
-            outcomes = self._append_keyed(conn, messages, parameters)
+            messages, outcomes = self._append_plain(conn, messages, nonce)
+        self._hashing.agree()
         limited: dict[Address, list[NewMessage]] = {}
         for message, outcome in zip(messages, outcomes, strict=True):
             if message.capacity is not None and outcome is AppendOutcome.STORED:
@@ -103,41 +97,77 @@ class Messages:
         full = {message_id for stored in limited.values() for message_id in self._overflow(conn, stored)}
         return [AppendOutcome.FULL if m.id in full else outcome for m, outcome in zip(messages, outcomes, strict=True)]
 
-    def append_and_ask(
-        self, conn: Connection, message: NewMessage, nonce: str, question: tuple[str, Mapping[str, Any]]
+    def append_certainly(
+        self,
+        conn: Connection,
+        message: NewMessage,
+        nonce: str,
+        question: tuple[str, Mapping[str, Any]] | None = None,
+        *,
+        flushed: bool = True,
     ) -> bool:
-        """Store a message without a key, commit, and ask a question that is answered after the commit.
+        """Store a message without a key, commit, and ask a question, if there is one, that counts after the commit.
 
         Raises:
             ConfigurationError: As `append`.
         """
-        asked, parameters = question
-        statements = [self._dialect.begin, self._insert_certainly, "COMMIT", asked]
-        bound = {"rows": self._dialect.rows([_row(message)]), "nonce": nonce, "shards": self._shards, **parameters}
+        if not self._dialect.together:
+            self._append_plain(conn, [message], nonce)
+            self._hashing.agree()
+            return False
+        asked, parameters = question or ("", {})
+        statements = [self._dialect.begin, self._insert_certainly, "COMMIT"]
+        if not flushed:
+            statements.insert(1, self._dialect.unflushed)
+        if asked:
+            statements.append(asked)
+        _, inserted = self._inserted([message], nonce)
         try:
-            return bool(run_script(conn, statements, bound, together=True).rows[0][0])
+            answer = run_script(conn, statements, {**inserted, **parameters}, together=True).rows
         except DBAPIError as exc:
             rollback(conn)
-            if self._dialect.is_overtaken(exc):
-                self._refuse_other_shards(conn)
-            raise
+            if not self._dialect.is_overtaken(exc):
+                raise
+            # Rare enough to take two steps; nobody is known to look at the shard where it is now.
+            self._append_plain(conn, [message], nonce)
+            return False
+        self._hashing.agree()
+        return bool(asked and answer[0][0])
+
+    def _append_plain(
+        self, conn: Connection, messages: Sequence[NewMessage], nonce: str
+    ) -> tuple[Sequence[NewMessage], list[AppendOutcome]]:
+        for _ in range(_ATTEMPTS):
+            hashed, inserted = self._inserted(messages, nonce)
+            if run(conn, self._insert, inserted) == len(messages):
+                return hashed, [AppendOutcome.STORED] * len(messages)
+            self._hashing.follow(conn)
+        raise StoreUnavailable("a message was not stored again and again; the store is misbehaving")
 
     def _append_keyed(
-        self, conn: Connection, messages: Sequence[NewMessage], parameters: dict[str, Any]
-    ) -> list[AppendOutcome]:
+        self, conn: Connection, messages: Sequence[NewMessage], nonce: str
+    ) -> tuple[Sequence[NewMessage], list[AppendOutcome]]:
         # Insert first, look afterwards, in a later statement: see "Identity and keys" in docs/explanation/protocol.md.
         ids = self._dialect.values([m.id for m in messages])
         for _ in range(_ATTEMPTS):
-            run(conn, self._insert, parameters)
+            hashed, inserted = self._inserted(messages, nonce)
+            run(conn, self._insert, inserted)
             run(conn, self._withdraw_finished, {"ids": ids})
-            found = {row[0]: row for row in fetch(conn, self._look, {"ids": ids, "nonce": parameters["nonce"]})}
+            found = {row[0]: row for row in fetch(conn, self._look, {"ids": ids, "nonce": nonce})}
             if all(message.id in found for message in messages):
                 # Of two with one key and other arguments the first counts, whichever row was stored: the refusal of
                 # the other undoes the append.
                 first = {message.id: message.fingerprint for message in reversed(messages)}
-                return [_outcome(message, found[message.id], first[message.id]) for message in messages]
-            self._refuse_other_shards(conn)
+                return hashed, [_outcome(message, found[message.id], first[message.id]) for message in messages]
+            self._hashing.follow(conn)
         raise StoreUnavailable("a keyed send met its own message's end again and again; the store is misbehaving")
+
+    def _inserted(self, messages: Sequence[NewMessage], nonce: str) -> tuple[Sequence[NewMessage], dict[str, Any]]:
+        """The messages in the shards where they go, and the parameters of their insert."""
+        number = self._hashing.number
+        hashed = self._hashing.hashed(messages, number)
+        rows = self._dialect.rows([_row(message) for message in hashed])
+        return hashed, {"rows": rows, "nonce": nonce, "shards": str(number)}
 
     def _overflow(self, conn: Connection, stored: Sequence[NewMessage]) -> list[str]:
         """The ids of those messages, just stored for one entity, that its mailbox has no room for: the last ones."""
@@ -147,16 +177,8 @@ class Messages:
         over = max(0, pending - (last.capacity or pending))
         return ids[len(ids) - min(over, len(ids)) :]
 
-    def _refuse_other_shards(self, conn: Connection) -> None:
-        kept = fetch(conn, self._shards_kept)
-        if not kept or kept[0][0] != self._shards:
-            theirs = kept[0][0] if kept else "no"
-            raise ConfigurationError(
-                f"the store has {theirs} shards per group, entity_shards_per_group says {self._shards}"
-            )
-
     def count(self, conn: Connection, address: Address, shard: ShardId, lock_key: int) -> int:
-        """How many messages wait for an entity; index used: message_ready and message_due."""
+        """How many messages wait for an entity; index used: message_ready and message_delayed."""
         return int(fetch(conn, self._count, _entity_parameters(address, shard, lock_key))[0][0])
 
     def pending_ids(self, conn: Connection, ids: Sequence[str]) -> set[str]:
@@ -193,6 +215,7 @@ def _row(message: NewMessage) -> dict[str, Any]:
         "deliver_at": message.deliver_at_epoch_s,
         "delay_s": message.delay_s,
         "expires_s": message.expires_s,
+        "expires_at": message.expires_at_epoch_s,
     }
 
 

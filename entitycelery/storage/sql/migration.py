@@ -57,6 +57,7 @@ class Schema:
             "INSERT INTO {migration} (number, name, checksum, applied_at) "
             f"VALUES (:number, :name, :checksum, {dialect.now})"
         )
+        self._keep_shards = dialect.sql(dialect.keep_shards)
         self._meta = dialect.sql("SELECT name, value FROM {meta}")
         self._keep = dialect.sql(
             "INSERT INTO {meta} (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
@@ -83,6 +84,8 @@ class Schema:
                 run(conn, self._record, values)
             run(conn, self._keep, {"name": "cluster", "value": self._dialect.cluster})
             run(conn, self._keep, {"name": "shards_per_group", "value": str(self._shards)})
+            if self._keep_shards:
+                run(conn, self._keep_shards)
             self._check_meta(conn)
         return [m.name for m in missing]
 
@@ -128,6 +131,8 @@ class Schema:
             )
         for name, value in (("cluster", self._dialect.cluster), ("shards_per_group", self._shards)):
             parts.append(f"INSERT INTO meta (name, value) VALUES ('{name}', '{value}');")
+        if self._dialect.keep_shards:
+            parts.append(self._dialect.keep_shards.format(shards_per_group="shards_per_group", meta="meta") + ";")
         return "\n".join(parts) + "\n"
 
     def make_views(self, conn: Connection, views: Collection[tuple[str, str, dict[str, str]]]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.message import EntityCommit, Mail, Mailbox
-from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql.commit import Commits, Refused
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.state import NEVER_STORED, States
@@ -43,8 +43,7 @@ class OwnTransaction:
                     rollback(conn)
                     conn.close()
                     return None
-                if self._dialect.for_users_sql:
-                    run(conn, self._dialect.for_users_sql)
+                self._dialect.hand_over(conn)
             except BaseException as exc:
                 # A pool must not get a connection back with a transaction in it.
                 rollback(conn)
@@ -78,7 +77,8 @@ class OwnTransaction:
                 run(conn, "COMMIT")
             except Refused as exc:
                 self.rollback()
-                return CommitResult(lost=frozenset(), refused=exc.outcomes)
+                undone = frozenset([commit.address])
+                return CommitResult(frozenset(), exc.outcomes, undone=undone, holders=exc.holders)
             except DBAPIError as exc:
                 if exc.connection_invalidated:
                     raise
@@ -86,7 +86,7 @@ class OwnTransaction:
                 if is_contention(exc):
                     return CommitResult(lost=frozenset([commit.address]), refused={})
                 return CommitResult(lost=frozenset(), refused={}, error=exc)
-            self._commits.announce(conn, [commit])
+            self._commits.announce(conn, [commit], result.delayed)
         self._taken()
         conn.close()
         return result

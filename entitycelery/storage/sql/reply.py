@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection
 
 from entitycelery.address import Address, is_message_id
-from entitycelery.message import Ended, Reply, Status
+from entitycelery.message import Answer, Reply, Status
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.failure import failure_json, failure_of_json, unreadable
 from entitycelery.storage.sql.statement import fetch, run
@@ -24,7 +24,8 @@ class Replies:
         self._write = dialect.sql(
             "INSERT INTO {reply} (id, fingerprint, type, entity_id, operation, status, result, failure, finished_at) "
             "SELECT m.id, m.fingerprint, m.type, m.entity_id, m.operation, r.status, {result}, {failure}, {now} "
-            "FROM {rows} JOIN {message} AS m ON m.id = r.id",
+            "FROM {rows} JOIN {message} AS m ON m.id = r.id WHERE {among}",
+            among=dialect.any_of("m.id", "ids"),
             result=dialect.json("r.result"),
             failure=dialect.json("r.failure"),
             now=dialect.now,
@@ -48,18 +49,18 @@ class Replies:
         )
         self._delete = dialect.sql("DELETE FROM {reply} WHERE {among}", among=dialect.any_of("id", "ids"))
 
-    def write(self, conn: Connection, turns: Sequence[Ended]) -> None:
+    def write(self, conn: Connection, answers: Sequence[Answer]) -> None:
         """Insert the replies of pending messages; before the messages are deleted."""
         rows = [
             {
-                "id": turn.mail.id,
-                "status": turn.status.value,
-                "result": turn.result,
-                "failure": failure_json(turn.failure),
+                "id": answer.message_id,
+                "status": answer.status.value,
+                "result": answer.result,
+                "failure": failure_json(answer.failure),
             }
-            for turn in sorted(turns, key=lambda turn: turn.mail.id)
+            for answer in sorted(answers, key=lambda answer: answer.message_id)
         ]
-        run(conn, self._write, {"rows": self._dialect.rows(rows)})
+        run(conn, self._write, self._dialect.keyed_rows(rows))
 
     def read(self, conn: Connection, ids: Sequence[str]) -> dict[str, Reply]:
         """The replies that are there; by the primary key."""

@@ -19,8 +19,9 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import Address, ShardId
-from entitycelery.message import EntityCommit, Mail, Mailbox
-from entitycelery.storage.port import CommitResult
+from entitycelery.exceptions import StoreUnavailable
+from entitycelery.message import AppendOutcome, EntityCommit, Mail, Mailbox, NewMessage
+from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql.commit import Commits, Refused
 from entitycelery.storage.sql.dialects.base import Dialect, Locks
 from entitycelery.storage.sql.mailbox import Candidate, Candidates, ClaimedMail, InFlight, Mailboxes
@@ -93,15 +94,23 @@ class SqlDrainSession:
                 # Not before a drain's first batch: somebody may be waiting for a lone message.
                 self._mailboxes.raise_floors(conn, self._shards)
             self._has_claimed = True
+            everywhere = self._busy == self._shards
             for _ in range(_RACES):
                 # What an earlier look found and left is still a good hint: it is read anew once its entity is locked.
                 found = Candidates(self._seen, complete=False) if self._seen else self._candidates(conn, limit)
                 if not found.mail:
+                    if self._mailboxes.look_below_floors(conn, self._shards):
+                        continue
                     return []
                 with self._dialect.claim_scope(conn):
                     mailboxes, raced = self._claim(conn, limit, found)
-                if mailboxes or not raced:
+                if mailboxes:
                     return mailboxes
+                if not raced:
+                    if everywhere:
+                        return []
+                    # All that these shards have is busy elsewhere, which says nothing of the others.
+                    self._busy, self._seen, everywhere = self._shards, [], True
             # Mail that is there and cannot be read, or a great many other drains: the sweep looks again.
             return []
 
@@ -202,6 +211,11 @@ class SqlDrainSession:
         driver: Any = conn.connection.driver_connection
         return bool(getattr(driver, "in_transaction", False))
 
+    def say_alive(self) -> None:
+        with self._use("saying that a drain lives") as conn:
+            if self._noted:
+                self._in_flight.renew(conn, self._token)
+
     def release(self, mailboxes: Collection[Mailbox]) -> None:
         with self._use("releasing claims") as conn:
             self._release(conn, mailboxes)
@@ -253,7 +267,8 @@ class SqlDrainSession:
             else:
                 result = self._commits.commit(conn, commits, clear)
         except Refused as exc:
-            return CommitResult(lost=frozenset(), refused=exc.outcomes)
+            undone = frozenset(commit.address for commit in commits)
+            return CommitResult(frozenset(), exc.outcomes, undone=undone, holders=exc.holders)
         self._noted = self._noted and clear is None
         self._handled(commits, result)
         return result
@@ -264,7 +279,10 @@ class SqlDrainSession:
 
     def _commit_one_by_one(self, conn: Connection, commits: Sequence[EntityCommit], *, last: bool) -> CommitResult:
         lost: set[Address] = set()
+        undone: set[Address] = set()
+        refused: dict[NewMessage, AppendOutcome] = {}
         unstorable: dict[Address, str] = {}
+        holders: dict[NewMessage, str] = {}
         for commit in commits:
             try:
                 result = self._commit(conn, [commit], last=False)
@@ -276,13 +294,14 @@ class SqlDrainSession:
                 else:
                     raise
                 continue
-            if result.refused:
-                return result
             lost |= result.lost
-        if last and self._noted and not unstorable:
+            undone |= result.undone
+            refused |= result.refused
+            holders.update(result.holders)
+        if last and self._noted and not (undone or unstorable):
             self._in_flight.clear(conn, self._token)
             self._noted = False
-        return CommitResult(lost=frozenset(lost), refused={}, unstorable=unstorable)
+        return CommitResult(frozenset(lost), refused, undone=frozenset(undone), unstorable=unstorable, holders=holders)
 
     # A turn with a transaction of its own
 
@@ -325,6 +344,9 @@ class SqlDrainSession:
     @contextmanager
     def _use(self, doing: str) -> Iterator[Connection]:
         with store_errors(doing), self._mutex, self._dialect.guard:
+            if self._conn.invalidated:
+                # It would connect anew, and go on without its claims as if nothing had happened.
+                raise StoreUnavailable(f"{doing}: the session of this drain has ended, and its claims with it")
             yield self._conn
 
 

@@ -1,4 +1,11 @@
-"""The table `state`: one row an entity, its version checked by every commit."""
+"""The table `state`: one row an entity, its version checked by every commit.
+
+Where what was deleted can lie in the way (`Dialect.keeps_what_is_dead`), a state would be found only past all the
+versions that it has had while some transaction is open. There the key ends with an era, which changes with every 16th
+version: the newest era is read first, and behind it are the others. An update within an era touches no index. Since the
+era makes the key no longer tell whether an entity has a state, the first commit leaves a row in the table `entity`,
+which never changes: of two first commits one finds it there, however late it comes.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +20,34 @@ from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.statement import fetch, run_script
 
 NEVER_STORED = StoredState(version=0, state_version=0, state=None)
+_COLUMNS = {
+    "type": "text",
+    "entity_id": "text",
+    "version": "int",
+    "state_version": "int",
+    "state": "text",
+    "timers": "text",
+    "signals": "text",
+}
+# Somebody has deleted a state by hand, and its entity begins anew.
+_FORGET = """
+    DELETE FROM {entity} AS e USING {rows} CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM {entity} WHERE type = r.type AND entity_id = r.entity_id LIMIT 1
+    ) AS f
+    WHERE e.ctid = f.place AND NOT EXISTS (SELECT 1 FROM {state} WHERE type = r.type AND entity_id = r.entity_id)
+    RETURNING e.type, e.entity_id
+"""
 
 
 class States:
-    """Statements that read and write states; all rely on the primary key (type, entity_id)."""
+    """Statements that read and write states; all rely on the primary key, which begins with type and entity_id."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
-        text = dialect.json_text("s.state")
+        text, timers, signals = (dialect.json_text(f"s.{column}") for column in ("state", "timers", "signals"))
         self._of_type = dialect.sql(
-            f"SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {dialect.states_of_ids}"
+            f"SELECT s.type, s.entity_id, s.version, s.state_version, {text}, {timers}, {signals} "
+            f"FROM {dialect.states_of_ids}"
         )
         self._list = dialect.sql(
             "SELECT s.type, s.entity_id, s.version, s.state_version, {text} FROM {state} AS s "
@@ -30,7 +55,8 @@ class States:
             "AND (CAST(:type AS text) IS NULL OR s.type = :type) ORDER BY s.type, s.entity_id LIMIT :limit",
             text=text,
         )
-        self._write = dialect.sql(state_write(dialect, "rows"))
+        self._write = dialect.sql(state_write(dialect))
+        self._forget = dialect.sql(_FORGET, rows=dialect.rowset("rows", **_COLUMNS)) if dialect.state_steps else None
 
     def read(
         self,
@@ -49,7 +75,7 @@ class States:
             statements = [self._of_type] if before is None else [before, self._of_type]
             parameters = {"type": type_name, "ids": self._dialect.values(ids), **(before_parameters or {})}
             for row in run_script(conn, statements, parameters, together=self._dialect.together).rows:
-                found[Address(row[0], row[1])] = StoredState(row[2], row[3], row[4])
+                found[Address(row[0], row[1])] = StoredState(*row[2:])
             before = None
         return found
 
@@ -63,22 +89,41 @@ class States:
 
     def write(self, conn: Connection, commits: Sequence[EntityCommit]) -> set[Address]:
         """Write states whose version is as it was read; return the winners."""
+        won = self._written(conn, commits)
+        begun = [commit for commit in commits if commit.version == 0 and commit.address not in won]
+        if begun and self._forget:
+            # In a later statement: whoever was faster has committed by now, so a state is seen where there is one.
+            rows = fetch(conn, self._forget, {"rows": self._dialect.rows(state_rows(begun))})
+            forgotten = {Address(*row) for row in rows}
+            if forgotten:
+                won |= self._written(conn, [commit for commit in begun if commit.address in forgotten])
+        return won
+
+    def _written(self, conn: Connection, commits: Sequence[EntityCommit]) -> set[Address]:
         return {Address(*row) for row in fetch(conn, self._write, {"rows": self._dialect.rows(state_rows(commits))})}
 
 
-def state_write(dialect: Dialect, rows: str, condition: str = "true") -> str:
-    """The statement that writes the states of a parameter; the rows that come back have won against other writers."""
-    body = dialect.json("r.state")
-    source = dialect.rowset(rows, type="text", entity_id="text", version="int", state_version="int", state="text")
+def state_write(dialect: Dialect) -> str:
+    """The statement that writes the states of `:rows`; those that come back have won against other writers."""
+    if dialect.state_steps:
+        return f"WITH {state_steps(dialect, 'rows')} SELECT type, entity_id FROM won"
     # Unsorted writes of overlapping drains deadlock; sorted ones do not.
     return (
-        "INSERT INTO {state} (type, entity_id, version, state_version, state, updated_at) "
-        f"SELECT r.type, r.entity_id, r.version + 1, r.state_version, {body}, {dialect.now} FROM {source} "
-        f"WHERE {condition} ORDER BY r.type, r.entity_id "
+        "INSERT INTO {state} (type, entity_id, version, state_version, state, timers, signals, updated_at) "
+        "SELECT r.type, r.entity_id, r.version + 1, r.state_version, "
+        f"{dialect.json('r.state')}, {dialect.json('r.timers')}, {dialect.json('r.signals')}, {dialect.now} "
+        f"FROM {dialect.rowset('rows', **_COLUMNS)} WHERE true ORDER BY r.type, r.entity_id "
         "ON CONFLICT (type, entity_id) DO UPDATE SET version = excluded.version, "
-        "state_version = excluded.state_version, state = excluded.state, updated_at = excluded.updated_at "
+        "state_version = excluded.state_version, state = excluded.state, timers = excluded.timers, "
+        "signals = excluded.signals, updated_at = excluded.updated_at "
         "WHERE state.version = excluded.version - 1 RETURNING type, entity_id"
     )
+
+
+def state_steps(dialect: Dialect, rows: str, condition: str = "true") -> str:
+    """The same as common table expressions, the last of which is `won`, for a statement that does more."""
+    source = dialect.rowset(rows, **_COLUMNS)
+    return dialect.state_steps.replace("{source}", source).replace("{condition}", condition)
 
 
 def state_rows(commits: Sequence[EntityCommit]) -> list[dict[str, object]]:
@@ -90,6 +135,9 @@ def state_rows(commits: Sequence[EntityCommit]) -> list[dict[str, object]]:
             "version": c.version,
             "state_version": c.state_version,
             "state": c.state,
+            # Left out they are null, and most entities have none.
+            **({"timers": c.timers} if c.timers is not None else {}),
+            **({"signals": c.signals} if c.signals is not None else {}),
         }
         for c in commits
     ]

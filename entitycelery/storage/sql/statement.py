@@ -10,9 +10,16 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from entitycelery.exceptions import SchemaMissing, StoreUnavailable
+from entitycelery.exceptions import ConfigurationError, SchemaMissing, StoreUnavailable
 
 Row = Sequence[Any]
+
+NO_SESSIONS = (
+    "entity_database_url leads through a pooler that does not keep sessions (PgBouncer with pool_mode = transaction or "
+    'statement): set entity_lock_mode = "rows" for all workers of the cluster, or connect to PostgreSQL itself'
+)
+# A statement of another's session, or none of our own.
+_LOST_PREPARED = ("26000", "42P05")
 
 
 class Statement(str):
@@ -67,14 +74,15 @@ def _execute(conn: Connection, statement: str, params: Mapping[str, Any] | None)
         return Result(result.rowcount, result.all() if result.returns_rows else ())
     # Our own are in autocommit mode, so the driver's cursor does; it costs half.
     fairy = conn.connection
-    cursor = fairy.cursor()
     try:
-        cursor.execute(statement, params or {})
-        return Result(cursor.rowcount, cursor.fetchall() if cursor.description else ())
+        cursor = fairy.cursor()
+        try:
+            cursor.execute(statement, params or {})
+            return Result(cursor.rowcount, cursor.fetchall() if cursor.description else ())
+        finally:
+            cursor.close()
     except conn.dialect.loaded_dbapi.Error as exc:
         raise _wrapped(conn, statement, exc) from exc
-    finally:
-        cursor.close()
 
 
 def _wrapped(conn: Connection, statement: str, exc: Any) -> BaseException:
@@ -132,6 +140,7 @@ def store_errors(doing: str) -> Iterator[None]:
 
     Raises:
         SchemaMissing: The tables are not there.
+        ConfigurationError: What a connection has prepared is not there: it is no session.
         StoreUnavailable: Any other refusal; the driver's error is the cause.
     """
     try:
@@ -141,6 +150,8 @@ def store_errors(doing: str) -> Iterator[None]:
     except DBAPIError as exc:
         if is_missing_schema(exc):
             raise SchemaMissing("the store has no schema for this cluster; run: entitycelery db upgrade") from exc
+        if getattr(exc.orig, "pgcode", None) in _LOST_PREPARED:
+            raise ConfigurationError(NO_SESSIONS) from exc
         raise StoreUnavailable(f"{doing}: {first_line(exc)}") from exc
 
 

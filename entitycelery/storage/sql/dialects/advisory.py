@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from entitycelery.address import ShardId, lock_space
-from entitycelery.storage.sql.dialects.base import Locks
+from entitycelery.storage.sql.dialects.base import Dialect, Locks
 from entitycelery.storage.sql.statement import fetch, run
 
 
@@ -19,8 +19,18 @@ class AdvisoryLocks(Locks):
     Claims are one 64-bit key each; attention is two integers, a disjoint space, shared.
     """
 
-    def __init__(self, cluster: str) -> None:
-        self._cluster = cluster
+    def __init__(self, dialect: Dialect) -> None:
+        self._cluster = dialect.cluster
+        self._try = dialect.sql("SELECT k, pg_try_advisory_lock(k) FROM unnest(CAST(:keys AS bigint[])) AS u(k)")
+        self._unlock = dialect.sql("SELECT pg_advisory_unlock(k) FROM unnest(CAST(:keys AS bigint[])) AS u(k)")
+        # In autocommit an exclusive lock is gone when its statement ends. Refused: somebody will look.
+        self._ask = dialect.sql(
+            "SELECT n, pg_try_advisory_xact_lock(g, n) "
+            "FROM unnest(CAST(:g AS int[]), CAST(:n AS int[])) WITH ORDINALITY AS u(g, n, o) ORDER BY o"
+        )
+        self._ask_of_one = dialect.sql(
+            "SELECT NOT pg_try_advisory_xact_lock(CAST(:space AS int), CAST(:number AS int))"
+        )
 
     @functools.lru_cache(maxsize=1000)  # noqa: B019 - lives as long as the store
     def _space(self, group: str) -> int:
@@ -36,30 +46,34 @@ class AdvisoryLocks(Locks):
         run(conn, "SELECT pg_advisory_unlock_shared(g, n) FROM unnest(%(g)s, %(n)s) AS u(g, n)", self._keys(shards))
 
     def attended(self, conn: Connection, shards: Sequence[ShardId]) -> set[ShardId]:
-        # In autocommit the exclusive locks are gone when this statement ends. Refused: somebody will look.
-        statement = (
-            "SELECT n, pg_try_advisory_xact_lock(g, n) "
-            "FROM unnest(%(g)s::int[], %(n)s::int[]) WITH ORDINALITY u(g, n, o) ORDER BY o"
-        )
-        rows = fetch(conn, statement, self._keys(shards))
+        rows = fetch(conn, self._ask, self._keys(shards))
         return {shard for shard, (_, granted) in zip(shards, rows, strict=True) if not granted}
 
     def question(self, shard: ShardId) -> tuple[str, Mapping[str, Any]]:
-        statement = "SELECT NOT pg_try_advisory_xact_lock(%(space)s, %(number)s)"
-        return statement, {"space": self._space(shard.group), "number": shard.number}
+        return self._ask_of_one, {"space": self._space(shard.group), "number": shard.number}
 
     def claim(self, conn: Connection, token: str, keys: Collection[int]) -> set[int]:
-        statement = "SELECT k, pg_try_advisory_lock(k) FROM unnest(%(keys)s::bigint[]) k"
-        return {key for key, granted in fetch(conn, statement, {"keys": list(keys)}) if granted}
+        return {key for key, granted in fetch(conn, self._try, {"keys": list(keys)}) if granted}
 
     def release(self, conn: Connection, token: str, keys: Collection[int]) -> None:
-        run(conn, "SELECT pg_advisory_unlock(k) FROM unnest(%(keys)s::bigint[]) k", {"keys": list(keys)})
+        run(conn, self._unlock, {"keys": list(keys)})
 
     def release_all(self, conn: Connection, token: str) -> None:
         run(conn, "SELECT pg_advisory_unlock_all()")
 
     def abandon(self, token: str) -> None:
         """Nothing: the locks ended with the connection."""
+
+    def evict(self, conn: Connection, token: str, session: int | None, since_epoch_s: float) -> bool:
+        # Another process may have the number by now: then its session is younger, or has another name. One that seems
+        # to begin only later is older: the clock was stepped back since.
+        statement = """
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %(session)s
+            AND datname = current_database() AND starts_with(application_name, %(name)s)
+            AND (backend_start <= to_timestamp(%(since)s) OR backend_start > clock_timestamp())
+        """
+        name = f"entitycelery {self._cluster} drain"
+        return bool(fetch(conn, statement, {"session": session, "name": name, "since": since_epoch_s}))
 
     def is_claimed(self, conn: Connection, key: int) -> bool:
         # Read, not tried: a try would look like a claim to a drain.

@@ -13,14 +13,16 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from entitycelery.address import ShardId
-from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.port import Ear, ReplyWaiter
+from entitycelery.storage.sql.dialects.holds import Holds
+from entitycelery.storage.sql.dialects.singleton_locks import SingletonLocks
 from entitycelery.storage.sql.statement import Statement
 
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 _TABLE = re.compile(r"\{(\w+)\}")
 _COLUMNS_OF_VIEWS = frozenset({"entity_id", "version", "updated_at"})
 
-Role = Literal["client", "drain", "listen"]
+Role = Literal["client", "drain", "listen", "lease", "watch", "singleton"]
 
 
 class Dialect(ABC):
@@ -32,6 +34,8 @@ class Dialect(ABC):
     """The present instant, evaluated once per statement, so that an index can be searched by it."""
     begin: str
     for_update: str
+    for_update_of_free: str
+    """`for_update` of those rows alone that nobody else has locked."""
     instant_type: str
     script_now: str
     script_head: tuple[str, ...] = ()
@@ -42,21 +46,37 @@ class Dialect(ABC):
     drawn_fence: str
     states_of_ids: str
     """FROM and WHERE of the states `s` of one `:type` and a list of `:ids`, each found by the primary key."""
-    for_users_sql = ""
-    """Sent before a turn's own statements: undoes, for this transaction, what is set for ours."""
+    session_id = "NULL"
+    """The number of the present database session, where it has one by which it can be ended."""
     begin_report: str
     """Begins a transaction that only reads, and may read long."""
     table_sizes: str
     """The name of every table, its rows, its dead rows and its bytes with all indexes, null where nobody knows."""
     store_size: str
     """The bytes of all tables and indexes."""
+    shards_kept: str = "SELECT value FROM {meta} WHERE name = 'shards_per_group'"
+    """The number of shards per group as of now, whatever the snapshot of the transaction; inserts compare with it."""
+    keep_shards: str = ""
+    """What must run, where anything must, once the row of `meta` is there for the first time."""
+    change_shards: str = ""
+    """What must run, where anything must, besides changing the row of `meta` to the number `{shards}`."""
+    lock_everything: tuple[str, ...] = ()
+    """Keeps everybody from changing messages, dead letters, runners and leases until the end of the transaction, which
+    may take long; where a transaction that writes does not do so anyway."""
+    unflushed: str = ""
+    """Where the driver takes several statements: has the transaction's commit not wait for the disk."""
+    flush: str = ""
+    """Returns when what was committed before is on disk; empty where every commit waits for that."""
     insert_certainly: str = "{insert}"
     """`{insert}`, where the driver takes several statements failing with `is_overtaken` unless it stores its row."""
     finish_batch: str | None = None
     """One statement that deletes `:rows` of messages, if their rev is as given, writes their replies and then the
-    states by `{write_state}`; it fails with `is_overtaken` unless it was all of `:messages` and `:entities`."""
+    states by `{state_steps}`; it fails with `is_overtaken` unless it was all of `:messages` and `:entities`."""
     messages_are_gone: str = ""
-    """The condition for `{write_state}` in `finish_batch`."""
+    """The condition of `{state_steps}` in `finish_batch`."""
+    state_steps: str = ""
+    """Where the key of a state ends with its era: common table expressions that write the states of `{source}`, sorted,
+    if the `{condition}` holds; the last, `won`, is the addresses of those that won against other writers."""
 
     guard: AbstractContextManager[Any] = nullcontext()
     """Held around every use of a connection."""
@@ -83,6 +103,13 @@ class Dialect(ABC):
     def rows(self, rows: Sequence[Any]) -> str:
         """The parameter for a `rowset`."""
         return msgspec.json.encode(rows).decode()
+
+    def keyed_rows(self, rows: Sequence[Mapping[str, Any]], key: str = "id") -> dict[str, Any]:
+        """The parameters of a `rowset` named `rows` that is joined with a table, and of `any_of(..., "ids")`, its keys.
+
+        A join alone may be planned, while the table is empty, as one that reads all of it.
+        """
+        return {"rows": self.rows(rows), "ids": self.values([row[key] for row in rows])}
 
     def is_overtaken(self, exc: DBAPIError) -> bool:
         """Whether `finish_batch` or `insert_certainly` failed because it could not do all that it was to do."""
@@ -112,6 +139,10 @@ class Dialect(ABC):
         """The list parameter for `any_of`."""
 
     @abstractmethod
+    def contains(self, text: str, part: str) -> str:
+        """A condition: one text expression contains another."""
+
+    @abstractmethod
     def after(self, seconds: str) -> str:
         """The instant that many seconds from now; null for null."""
 
@@ -136,6 +167,10 @@ class Dialect(ABC):
         """A number or text in the object of a JSON column; null where there is none."""
 
     @abstractmethod
+    def json_with(self, column: str, field: str, text: str) -> str:
+        """A JSON column whose object has this field, with the value that a text expression is the JSON of."""
+
+    @abstractmethod
     def insert_message(self) -> str:
         """The INSERT ... SELECT of messages from `:rows`, which draws `seq` in the order of the rows."""
 
@@ -148,15 +183,48 @@ class Dialect(ABC):
         """Around the statements of a claim; a transaction where claims are rows."""
 
     @abstractmethod
-    def locks(self, engine: Engine) -> Locks:
-        """How this database holds claims and attention."""
+    def locks(self, engine: Callable[[], Engine], lease_s: float) -> Locks:
+        """How this database holds claims and attention, for `lease_s` unless renewed where that expires."""
+
+    def check_sessions(self) -> None:
+        """Refuse connections that do not keep what is held by them.
+
+        Raises:
+            ConfigurationError: They do not; the sentence says what to set.
+        """
+        return
+
+    def hand_over(self, conn: Connection) -> None:
+        """Make ready for a turn's own statements the transaction that was begun on `conn` for ours."""
+        return
+
+    @abstractmethod
+    def holds(self, worker: str, deadline_s: float) -> Holds:
+        """How the runner of a worker holds its leases."""
+
+    @abstractmethod
+    def lease_engine(self, worker: str, deadline_s: float, role: Role = "lease") -> Engine:
+        """An engine for one connection that is in nobody's pool, and is closed when it is given back."""
+
+    @abstractmethod
+    def singleton_locks(self) -> SingletonLocks:
+        """How a runner holds singletons."""
 
     @abstractmethod
     def waiter(self, engine: Callable[[], Engine]) -> AbstractContextManager[ReplyWaiter]:
         """A waiter for replies."""
 
+    longest_look_s: float = 1.0
+    """How long whoever waits without announcements pauses at most between two looks."""
+
     announce: str = ""
-    """The statement that tells waiters of replies, lists `:channels` and `:replied`; empty: nobody hears."""
+    """The statement that tells waiters of replies, lists `:channels` and `:replied`: ids, and behind a new line a small
+    result; empty: nobody hears."""
+
+    announce_due: str = ""
+    """The statement that tells of the earliest due moment of messages `:due_ids`, on `:due_channel`, if it is due
+    `:within_s`; empty: nobody hears."""
+    due_channel: str = ""
 
     def senders(self, conn: Connection) -> set[str]:
         """The open transactions that may have stored messages, by names that are never used again."""
@@ -182,8 +250,8 @@ class Dialect(ABC):
         """Have the shards rung once the caller's transaction commits."""
 
     @abstractmethod
-    def committed_shards(self, engine: Callable[[], Engine]) -> list[ShardId]:
-        """The shards announced by `after_caller_commit` since the last call; listening begins with the first."""
+    def ear(self, engine: Callable[[], Engine]) -> Ear | None:
+        """Listens to `after_caller_commit` and `announce_due`; None where nobody can."""
 
     @abstractmethod
     def migration_scope(self, conn: Connection) -> AbstractContextManager[Any]:
@@ -224,6 +292,10 @@ class Locks(ABC):
     @abstractmethod
     def abandon(self, token: str) -> None:
         """A drain could not release what it holds; where that does not end with its connection, do so later."""
+
+    @abstractmethod
+    def evict(self, conn: Connection, token: str, session: int | None, since_epoch_s: float) -> bool:
+        """Take everything from a drain that has been silent since then; whether it had anything."""
 
     def remove_dead(self, conn: Connection) -> None:
         """Remove what processes left that ended while they held it, where that does not go with them."""

@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
 from typing import Any
 
 import psycopg2
-import psycopg2.extensions
 from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from entitycelery.address import ShardId, lock_space
 from entitycelery.exceptions import ConfigurationError, StoreUnavailable
-from entitycelery.storage.port import ReplyWaiter
+from entitycelery.placement import WORKER_VARIABLE
+from entitycelery.storage.port import Ear, ReplyWaiter
 from entitycelery.storage.sql.dialects.advisory import AdvisoryLocks
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, column_of, parameters_of, parameters_replaced
-from entitycelery.storage.sql.dialects.listening import ListeningWaiter
+from entitycelery.storage.sql.dialects.commit_steps import FINISH_BATCH, STATE_STEPS
+from entitycelery.storage.sql.dialects.holds import Holds
+from entitycelery.storage.sql.dialects.listening import ListeningEar, ListeningWaiter
+from entitycelery.storage.sql.dialects.session_arguments import connect_args, cooperate_with_gevent
+from entitycelery.storage.sql.dialects.session_holds import SessionHolds
+from entitycelery.storage.sql.dialects.sessions import CONNECTIONS, check_sessions, connect
+from entitycelery.storage.sql.dialects.singleton_locks import SessionSingletonLocks, SingletonLocks
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _DIVISION_BY_ZERO = "22012"
+_CHECK_TIMEOUT_S = 5.0
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
-
-# Dead peers are noticed within about 15 s, on this side and on the server's.
-_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 3, "keepalives_count": 3}
-_LONG_LIVED = (
-    "-c idle_session_timeout=0 -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=3 -c tcp_keepalives_count=3"
-)
-# Statements are planned once, for any parameters, and by index only: a plan made while a table is empty must not scan
-# it once it is full, and planning anew for each list of shards took longer than looking into them. A table without a
-# fitting index makes such a plan look so expensive that the server would compile it, which takes longer than to run it.
-_PLAN_ONCE = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan -c jit=off"
-_SERVER_SETTINGS = {
-    "client": f"{_LONG_LIVED} {_PLAN_ONCE} -c statement_timeout={{timeout_ms}}",
-    "drain": f"{_LONG_LIVED} {_PLAN_ONCE} -c lock_timeout=1000",
-    "listen": _LONG_LIVED,
-}
 _PLAN_AS_USUAL = "SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = auto"
 
 
@@ -49,41 +42,51 @@ class PostgreSQL(Dialect):
     now_once = "(SELECT clock_timestamp())"
     begin = "BEGIN ISOLATION LEVEL READ COMMITTED"
     for_update = "FOR UPDATE"
+    for_update_of_free = "FOR UPDATE SKIP LOCKED"
     together = True
     shards_at_once = True
     keeps_what_is_dead = True
     instant_type = "timestamptz"
+    session_id = "pg_backend_pid()"
     script_now = "clock_timestamp()"
     for_users_sql = f"{_PLAN_AS_USUAL}; SET LOCAL lock_timeout = 0"
+    """Sent before a turn's own statements: undoes, for this transaction, what is set for ours."""
     begin_report = f"{begin} READ ONLY; {_PLAN_AS_USUAL}; SET LOCAL statement_timeout = 0"
     # A join could be planned as a scan of the whole table, and a cached plan stays with that.
     states_of_ids = """unnest(CAST(:ids AS text[])) AS i(id) CROSS JOIN LATERAL
-        (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id LIMIT 1) AS s"""
+        (SELECT * FROM {state} WHERE type = :type AND entity_id = i.id ORDER BY era DESC LIMIT 1) AS s"""
     announce = "SELECT pg_notify(c, i) FROM unnest(CAST(:channels AS text[]), CAST(:replied AS text[])) AS u(c, i)"
+    # What it says is in the row by now, and by the clock that decides, wherever the moment came from.
+    announce_due = """
+        SELECT pg_notify(:due_channel, CAST(extract(epoch FROM d.due_at) AS text))
+        FROM (SELECT min(due_at) AS due_at FROM {message} WHERE id = ANY(:due_ids)) AS d
+        WHERE d.due_at <= clock_timestamp() + :within_s * interval '1 second'
+    """
+    # A sequence, since what it says is seen by statements whose snapshot is older than a reshard: one that waited for
+    # it, or a caller's whole transaction in REPEATABLE READ.
+    shards_kept = "SELECT last_value FROM {shards_per_group}"
+    keep_shards = """
+        SELECT setval('{shards_per_group}', CAST(value AS bigint)) FROM {meta} WHERE name = 'shards_per_group'
+    """
+    # Unlike setval it is part of the transaction.
+    change_shards = "ALTER SEQUENCE {shards_per_group} RESTART WITH {shards}"
+    # EXCLUSIVE keeps out SELECT FOR UPDATE too: who has a row of ours and wants the table would wait for us, and we for
+    # them. Letters before messages, as a retry takes them. Whoever wants to send queues up behind us: not for ever.
+    lock_everything = (
+        "SET LOCAL statement_timeout = 0",
+        "SET LOCAL lock_timeout = 5000",
+        "LOCK TABLE {runner}, {lease}, {dead_letter}, {message} IN EXCLUSIVE MODE",
+    )
+    unflushed = "SET LOCAL synchronous_commit = off"
+    # A transaction that writes to the log waits for all of it.
+    flush = "SELECT pg_logical_emit_message(true, 'entitycelery', '')"
     insert_certainly = """
         WITH stored AS ({insert} RETURNING 1)
         SELECT 1 / CASE WHEN (SELECT count(*) FROM stored) = 1 THEN 1 ELSE 0 END
     """
-    # The division fails where something is missing, so that what follows in the same round trip is not committed.
-    finish_batch = """
-        WITH ended AS MATERIALIZED (
-            SELECT * FROM json_to_recordset(CAST(:rows AS json))
-                AS r(id text, rev bigint, status text, result text, failure text)
-        ), gone AS (
-            DELETE FROM {message} AS m USING ended AS r WHERE m.id = r.id AND m.rev = r.rev
-            RETURNING m.id, m.fingerprint, m.type, m.entity_id, m.operation, r.status, r.result, r.failure
-        ), replied AS (
-            INSERT INTO {reply} (id, fingerprint, type, entity_id, operation, status, result, failure, finished_at)
-            SELECT id, fingerprint, type, entity_id, operation, status, CAST(result AS jsonb), CAST(failure AS jsonb),
-                   clock_timestamp()
-            FROM gone
-        ), won AS (
-            {write_state}
-        )
-        SELECT 1 / CASE WHEN (SELECT count(*) FROM gone) = :messages AND (SELECT count(*) FROM won) = :entities
-                        THEN 1 ELSE 0 END
-    """
+    finish_batch = FINISH_BATCH
     messages_are_gone = "(SELECT count(*) FROM gone) = :messages"
+    state_steps = STATE_STEPS
 
     def __init__(self, url: URL, cluster: str) -> None:
         super().__init__(url, cluster)
@@ -98,10 +101,10 @@ class PostgreSQL(Dialect):
             {tables.replace(" WHERE", " JOIN pg_stat_all_tables AS s ON s.relid = c.oid WHERE")} ORDER BY c.relname"""
         self.store_size = f"SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0) {tables}"
         self.ring_channel = f"entity_{cluster}_ring"
+        self.due_channel = f"entity_{cluster}_due"
         # A subquery, so that it is drawn once per statement and not once per row.
         self.drawn_fence = f"(SELECT nextval('{self.table('fence')}'))"
-        self._relay: Connection | None = None
-        _cooperate_with_gevent()
+        cooperate_with_gevent()
 
     def is_overtaken(self, exc: DBAPIError) -> bool:
         return getattr(exc.orig, "pgcode", None) == _DIVISION_BY_ZERO
@@ -139,6 +142,9 @@ class PostgreSQL(Dialect):
     def values(self, values: Collection[Any]) -> Any:
         return list(values)
 
+    def contains(self, text: str, part: str) -> str:
+        return f"strpos({text}, {part}) > 0"
+
     def after(self, seconds: str) -> str:
         return f"clock_timestamp() + {seconds} * interval '1 second'"
 
@@ -157,6 +163,9 @@ class PostgreSQL(Dialect):
     def json_field(self, column: str, field: str) -> str:
         return f"{column} ->> '{field}'"
 
+    def json_with(self, column: str, field: str, text: str) -> str:
+        return f"{column} || jsonb_build_object('{field}', CAST({text} AS jsonb))"
+
     def insert_message(self) -> str:
         # The inner query draws seq in the senders' order, the outer one inserts in the order of locks.
         return """
@@ -165,15 +174,14 @@ class PostgreSQL(Dialect):
             SELECT s.id, s.seq, s.shard_group, s.shard, s.type, s.entity_id, s.lock_key, s.operation,
                    CAST(s.args AS jsonb), s.fingerprint, :nonce, s.sender, s.reply_to,
                    coalesce(to_timestamp(s.deliver_at), clock_timestamp() + s.delay_s * interval '1 second'),
-                   clock_timestamp() + s.expires_s * interval '1 second'
+                   coalesce(to_timestamp(s.expires_at), clock_timestamp() + s.expires_s * interval '1 second')
             FROM (SELECT r.*, nextval('{message_seq}') AS seq FROM {rows} OFFSET 0) AS s
-            WHERE EXISTS (SELECT 1 FROM {meta} WHERE name = 'shards_per_group' AND value = :shards)
+            WHERE EXISTS (SELECT 1 FROM {shards_per_group} WHERE last_value = CAST(:shards AS bigint))
             ORDER BY s.id
             ON CONFLICT (id) DO NOTHING
         """
 
     def engine(self, role: Role, connections: int, timeout_s: float) -> Engine:
-        options = _SERVER_SETTINGS[role].format(timeout_ms=int(timeout_s * 1000))
         engine = create_engine(
             self.url,
             isolation_level="AUTOCOMMIT",
@@ -181,24 +189,44 @@ class PostgreSQL(Dialect):
             max_overflow=max(0, connections - 5),
             pool_timeout=timeout_s,
             pool_use_lifo=True,
-            connect_args={
-                **_KEEPALIVES,
-                "tcp_user_timeout": 15_000,
-                "connect_timeout": max(2, int(timeout_s)),
-                "options": options,
-                "application_name": f"entitycelery {self.cluster} {role}",
-            },
+            connect_args=self._connect_args(role, timeout_s, os.environ.get(WORKER_VARIABLE)),
         )
         # Our own connections only: a caller's may not live as long as what is prepared on it.
         event.listen(engine, "connect", lambda _driver, record: mark_as_ours(record.info))
+        event.listen(engine, "do_connect", connect)
         return engine
+
+    def lease_engine(self, worker: str, deadline_s: float, role: Role = "lease") -> Engine:
+        arguments = self._connect_args(role, deadline_s, worker)
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=arguments)
+        event.listen(engine, "connect", lambda _driver, record: mark_as_ours(record.info))
+        event.listen(engine, "do_connect", connect)
+        return engine
+
+    def holds(self, worker: str, deadline_s: float) -> Holds:
+        args, arguments = create_engine(self.url).dialect.create_connect_args(self.url)
+        arguments.update(self._connect_args("watch", deadline_s, worker), async_=1)
+        return SessionHolds(self.cluster, lambda: psycopg2.connect(*args, **arguments))
+
+    def singleton_locks(self) -> SingletonLocks:
+        return SessionSingletonLocks(self.cluster)
+
+    def _connect_args(self, role: Role, timeout_s: float, worker: str | None) -> dict[str, Any]:
+        return connect_args(self.cluster, role, timeout_s, worker)
 
     def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:
         # Claims are locks of the session, not rows: no transaction is open while user code runs.
         return nullcontext()
 
-    def locks(self, engine: Engine) -> Locks:
-        return AdvisoryLocks(self.cluster)
+    def locks(self, engine: Callable[[], Engine], lease_s: float) -> Locks:
+        return AdvisoryLocks(self)
+
+    def check_sessions(self) -> None:
+        engine = self.engine("client", CONNECTIONS, _CHECK_TIMEOUT_S)
+        try:
+            check_sessions(engine)
+        finally:
+            engine.dispose()
 
     @contextmanager
     def waiter(self, engine: Callable[[], Engine]) -> Iterator[ReplyWaiter]:
@@ -249,10 +277,21 @@ class PostgreSQL(Dialect):
                 f"a send with a key needs READ COMMITTED, options(connection=...) is in {str(level).upper()}"
             )
 
+    def hand_over(self, conn: Connection) -> None:
+        # Asked, since behind a pooler the driver knows another process than the one that works.
+        asked = f"{self.for_users_sql}; SELECT pg_backend_pid(), now()"
+        [(pid, begun)] = fetch(conn, asked)
+        conn.info["transaction"] = {"pid": pid, "begun": begun}
+
     def interrupt(self, conn: Connection, own: Connection) -> None:
-        # Anything said on `conn` itself would wait for the statement that runs there.
-        driver: Any = conn.connection.driver_connection
-        run(own, "SELECT pg_terminate_backend(%(pid)s, 1000)", {"pid": driver.info.backend_pid})
+        # Anything said on `conn` itself would wait for the statement that runs there. By its transaction: once that is
+        # over, the process may work for somebody else.
+        run(
+            own,
+            "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity "
+            "WHERE pid = %(pid)s AND xact_start = %(begun)s",
+            conn.info["transaction"],
+        )
         conn.invalidate()
         conn.close()
 
@@ -261,23 +300,13 @@ class PostgreSQL(Dialect):
         for shard in shards:
             run(conn, "SELECT pg_notify(%(c)s, %(s)s)", {"c": self.ring_channel, "s": str(shard)})
 
-    def committed_shards(self, engine: Callable[[], Engine]) -> list[ShardId]:
-        if self._relay is None or self._relay.invalidated or self._relay.closed:
-            self._relay = engine().connect()
-            run(self._relay, f"LISTEN {self.ring_channel}")
-        driver: Any = self._relay.connection.driver_connection
-        try:
-            driver.poll()
-        except psycopg2.Error as exc:
-            self._relay.invalidate()
-            raise StoreUnavailable(f"listening for commits: {exc}") from exc
-        rung = {_shard(notify.payload) for notify in driver.notifies}
-        driver.notifies.clear()
-        return sorted(rung)
+    def ear(self, engine: Callable[[], Engine]) -> Ear | None:
+        return ListeningEar(engine().connect(), self.ring_channel, self.due_channel)
 
     @contextmanager
     def migration_scope(self, conn: Connection) -> Iterator[Connection]:
-        with transaction(conn, self.begin):
+        # As long as the other migrator takes: without what a subclass sets for each transaction.
+        with transaction(conn, PostgreSQL.begin):
             space = lock_space(self.cluster, "migration")
             run(conn, "SELECT pg_advisory_xact_lock(%(space)s, 0)", {"space": space})
             run(conn, f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
@@ -294,32 +323,9 @@ class PostgreSQL(Dialect):
         ]
 
 
-def _shard(written: str) -> ShardId:
-    group, _, number = written.rpartition(".")
-    return ShardId(group, int(number))
-
-
 def _view_column(field: str, kind: str) -> str:
     literal, column = field.replace("'", "''"), column_of(field)
     if kind == "json":
         return f"state -> '{literal}' AS \"{column}\""
     value = f"state ->> '{literal}'"
     return f'CAST({value} AS {_CASTS[kind]}) AS "{column}"' if kind in _CASTS else f'{value} AS "{column}"'
-
-
-def _cooperate_with_gevent() -> None:
-    # psycopg2 blocks the whole process inside libpq unless it is told how to wait.
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("select") or psycopg2.extensions.get_wait_callback():
-        return
-    from gevent.socket import wait_read, wait_write  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
-
-    def wait(conn: Any, timeout: float | None = None) -> None:  # psycopg2's own signature
-        while True:
-            state = conn.poll()
-            if state == psycopg2.extensions.POLL_OK:
-                return
-            waits = {psycopg2.extensions.POLL_READ: wait_read, psycopg2.extensions.POLL_WRITE: wait_write}
-            waits[state](conn.fileno(), timeout=timeout)
-
-    psycopg2.extensions.set_wait_callback(wait)

@@ -24,9 +24,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 from entitycelery.address import ShardId
 from entitycelery.exceptions import ConfigurationError
 from entitycelery.storage.polling import PollingWaiter
-from entitycelery.storage.port import ReplyWaiter
+from entitycelery.storage.port import Ear, ReplyWaiter
 from entitycelery.storage.sql.dialects.base import Dialect, Locks, Role, column_of
+from entitycelery.storage.sql.dialects.holds import Holds, RowHolds
 from entitycelery.storage.sql.dialects.patience import PatientConnection
+from entitycelery.storage.sql.dialects.singleton_locks import RowSingletonLocks, SingletonLocks
 from entitycelery.storage.sql.statement import Statement, fetch, mark_as_ours, run, transaction
 
 _STEPS_BETWEEN_LOOKS = 50_000
@@ -35,11 +37,13 @@ _LOCKED_BY_NOW_S = 60
 
 class SQLite(Dialect):
     name = "sqlite"
+    longest_look_s = 0.05
     now = "entity_now()"
     now_once = "(SELECT entity_now())"
     begin = "BEGIN IMMEDIATE"
     one_writer = True
     for_update = ""
+    for_update_of_free = ""
     instant_type = "REAL"
     begin_report = "BEGIN"
     table_sizes = " UNION ALL ".join(
@@ -63,6 +67,7 @@ class SQLite(Dialect):
             # One connection serves everybody, so its transactions must not interleave.
             self.guard = threading.RLock()
             self.guard_is_shared = True
+        self._liveness = Liveness(None if self.in_memory else Path(f"{url.database}.processes"))
 
     def table(self, name: str) -> str:
         return name
@@ -83,6 +88,9 @@ class SQLite(Dialect):
     def values(self, values: Collection[Any]) -> Any:
         return self.rows(list(values))
 
+    def contains(self, text: str, part: str) -> str:
+        return f"instr({text}, {part}) > 0"
+
     def after(self, seconds: str) -> str:
         return f"entity_now() + {seconds}"
 
@@ -101,13 +109,17 @@ class SQLite(Dialect):
     def json_field(self, column: str, field: str) -> str:
         return f"CASE WHEN json_valid({column}) THEN json_extract({column}, '$.{field}') END"
 
+    def json_with(self, column: str, field: str, text: str) -> str:
+        return f"json_set({column}, '$.{field}', json({text}))"
+
     def insert_message(self) -> str:
         return """
             INSERT INTO {message} (id, shard_group, shard, type, entity_id, lock_key, operation, args, fingerprint,
                                    nonce, sender, reply_to, sent_at, due_at, expires_at)
             SELECT r.id, r.shard_group, r.shard, r.type, r.entity_id, r.lock_key, r.operation, r.args, r.fingerprint,
                    :nonce, r.sender, r.reply_to, entity_now(),
-                   coalesce(r.deliver_at, entity_now() + r.delay_s), entity_now() + r.expires_s
+                   coalesce(r.deliver_at, entity_now() + r.delay_s),
+                   coalesce(r.expires_at, entity_now() + r.expires_s)
             FROM {rows}
             WHERE EXISTS (SELECT 1 FROM {meta} WHERE name = 'shards_per_group' AND value = :shards)
             ORDER BY r.ordinal
@@ -143,13 +155,20 @@ class SQLite(Dialect):
     def claim_scope(self, conn: Connection) -> AbstractContextManager[Any]:
         return transaction(conn, self.begin)
 
-    def locks(self, engine: Engine) -> Locks:
-        if self.in_memory:
-            return RowLocks(Liveness(None))
-        return RowLocks(Liveness(Path(f"{self.url.database}.processes")))
+    def locks(self, engine: Callable[[], Engine], lease_s: float) -> Locks:
+        return RowLocks(self._liveness)
+
+    def holds(self, worker: str, deadline_s: float) -> Holds:
+        return ProcessHolds(self._liveness)
+
+    def lease_engine(self, worker: str, deadline_s: float, role: Role = "lease") -> Engine:
+        return self.engine(role, 1, deadline_s)
+
+    def singleton_locks(self) -> SingletonLocks:
+        return RowSingletonLocks()
 
     def waiter(self, engine: Callable[[], Engine]) -> AbstractContextManager[ReplyWaiter]:
-        return nullcontext(PollingWaiter(0.002, 0.05))
+        return nullcontext(PollingWaiter(self.longest_look_s))
 
     def check_caller(self, conn: Connection, *, keyed: bool) -> None:
         if conn.dialect.name != "sqlite":
@@ -182,8 +201,8 @@ class SQLite(Dialect):
     def after_caller_commit(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Nothing tells of a commit; the sweep finds the messages."""
 
-    def committed_shards(self, engine: Callable[[], Engine]) -> list[ShardId]:
-        return []
+    def ear(self, engine: Callable[[], Engine]) -> Ear | None:
+        return None
 
     @contextmanager
     def migration_scope(self, conn: Connection) -> Iterator[Connection]:
@@ -265,6 +284,20 @@ class Liveness:
                     self.alive(name)
 
 
+class ProcessHolds(RowHolds):
+    """Leases are rows, and whether a runner is there shows in the lock of its process."""
+
+    def __init__(self, liveness: Liveness) -> None:
+        self._liveness = liveness
+
+    @property
+    def process(self) -> str:
+        return self._liveness.token
+
+    def locked(self, conn: Connection, runners: Sequence[tuple[str, str | None]]) -> dict[str, bool]:
+        return {instance: process is not None and self._liveness.alive(process) for instance, process in runners}
+
+
 class RowLocks(Locks):
     """Rows of the table `lock`, written in the transaction of the claim; a dead process's rows are removed."""
 
@@ -313,6 +346,9 @@ class RowLocks(Locks):
             if not self._liveness.alive(process):
                 run(conn, "DELETE FROM lock WHERE process = :process", {"process": process})
         self._liveness.remove_dead()
+
+    def evict(self, conn: Connection, token: str, session: int | None, since_epoch_s: float) -> bool:
+        return bool(run(conn, "DELETE FROM lock WHERE token = :token", {"token": token}))
 
     def is_claimed(self, conn: Connection, key: int) -> bool:
         holders = self._holders(conn, "claim", [str(key)])
