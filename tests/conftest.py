@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.services import Service, Services, flush_redis_database, fresh_postgres_database
+from tests.services import Service, Services, by_way_of, flush_redis_database, fresh_postgres_database
 
 STRICT_VARIABLE = "ENTITY_TEST_STRICT"
 SERVICES = pytest.StashKey[Services]()
@@ -55,6 +55,12 @@ def postgres_url(services: Services) -> Iterator[str]:
     """A fresh, empty PostgreSQL database."""
     with fresh_postgres_database(url_or_skip(services.postgres())) as url:
         yield url
+
+
+@pytest.fixture
+def pooled_url(services: Services, postgres_url: str) -> str:
+    """The same PostgreSQL database, by way of PgBouncer in transaction mode."""
+    return by_way_of(url_or_skip(services.pgbouncer()), postgres_url)
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.waiting import eventually
@@ -30,9 +32,19 @@ LIBC = ctypes.CDLL(None)
 class EmbeddedPostgres:
     """One server on a free port of 127.0.0.1, superuser `postgres`, trust authentication."""
 
-    def __init__(self, home: Path | None = None, version: str = DEFAULT_VERSION) -> None:
-        """`home` is a directory for its files, which goes with the server; a temporary one otherwise."""
+    def __init__(
+        self,
+        home: Path | None = None,
+        version: str = DEFAULT_VERSION,
+        *,
+        host: str = "127.0.0.1",
+        variables: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`home` is a directory for its files, which goes with the server; a temporary one otherwise. `host` is an
+        address of this machine, from whose network everybody is trusted. `variables` are for its environment."""
+        self._variables = variables
         self._version = version
+        self._host = host
         self._home = home or Path(tempfile.mkdtemp(prefix="entity-pg-"))
         self._port = 0
         self._binaries = Path()
@@ -53,7 +65,7 @@ class EmbeddedPostgres:
         self._initialise(self._binaries)
         self._port = _free_port()
         self.launch()
-        return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
+        return f"postgresql://postgres@{self._host}:{self._port}/postgres"
 
     def launch(self) -> None:
         """Start the server on its data and wait until it accepts connections; on the main thread, which owns it.
@@ -66,13 +78,14 @@ class EmbeddedPostgres:
             # Data is thrown away, so nothing needs to reach the disk.
             self._process = subprocess.Popen(
                 [str(self._binaries / "postgres"), "-D", str(self._data), "-p", str(self._port)]
-                + ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._home}"]
+                + ["-c", f"listen_addresses={self._host}", "-c", f"unix_socket_directories={self._home}"]
                 + ["-c", "fsync=off", "-c", "max_connections=300"],
                 cwd=self._home,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 preexec_fn=_die_with_owner,
+                env={**os.environ, **self._variables},
                 **self._as_user,
             )
         server = self._process
@@ -129,9 +142,11 @@ class EmbeddedPostgres:
         )
         if done.returncode:
             raise RuntimeError(f"initdb failed: {done.stderr[-2000:]}")
+        with (self._data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet trust\n")
 
     def _answers(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self._port), timeout=1):
+        with socket.create_connection((self._host, self._port), timeout=1):
             # postmaster.pid says "ready" only once recovery is over.
             return "ready" in (self._data / "postmaster.pid").read_text()
 

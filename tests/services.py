@@ -20,7 +20,9 @@ import redis
 from kombu.exceptions import OperationalError as BrokerError
 from psycopg2 import sql
 
+from tests import faked_clock
 from tests.embedded_postgres import DEFAULT_VERSION, EmbeddedPostgres
+from tests.pgbouncer import PgBouncer
 
 POSTGRES_VARIABLE = "ENTITY_TEST_POSTGRES_URL"
 REDIS_VARIABLE = "ENTITY_TEST_REDIS_URL"
@@ -71,6 +73,14 @@ class Services:
         """RabbitMQ. Tests share its virtual host, so they name their queues by cluster."""
         return self._once("RabbitMQ", self._find_amqp)
 
+    def pgbouncer(self) -> Service:
+        """A PgBouncer of our own before that PostgreSQL, in transaction mode."""
+        return self._once("PgBouncer", self._start_pgbouncer)
+
+    def faketime(self) -> Service:
+        """libfaketime, by which processes of a test have clocks of their own; its "URL" is the library's path."""
+        return self._once("libfaketime", self._find_faketime)
+
     def close(self) -> None:
         """Stop what we started, give back what we took."""
         while self._close:
@@ -109,6 +119,24 @@ class Services:
             return Service("Redis", service.origin, missing=f"databases {REDIS_DATABASES} are all in use")
         return Service("Redis", f"{service.origin} database {number}", f"{LOCAL_REDIS}/{number}")
 
+    def _start_pgbouncer(self) -> Service:
+        server = self.postgres()
+        if server.url is None:
+            return Service("PgBouncer", "our own", missing=f"{server.name}: {server.missing}")
+        pooler = PgBouncer(server.url)
+        self._close.append(pooler.stop)
+        try:
+            url = pooler.start()
+        except (RuntimeError, AssertionError) as exc:
+            return Service("PgBouncer", "our own", missing=str(exc))
+        return Service("PgBouncer", f"our own, {_host_of(url)}", url)
+
+    def _find_faketime(self) -> Service:
+        try:
+            return Service("libfaketime", "this machine's", str(faked_clock.library()))
+        except RuntimeError as exc:
+            return Service("libfaketime", "this machine's", missing=str(exc))
+
     def _claim_redis_database(self, number: int) -> bool:
         server = redis.Redis.from_url(LOCAL_REDIS)
         owner = f"{REDIS_MARKER}:owner:{number}"
@@ -141,6 +169,11 @@ def fresh_postgres_database(server_url: str) -> Iterator[str]:
         yield urlunsplit(parts._replace(path=f"/{name}"))
     finally:
         _execute(server_url, "DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+
+def by_way_of(pooler_url: str, url: str) -> str:
+    """The URL of a database by way of a pooler."""
+    return urlunsplit(urlsplit(pooler_url)._replace(path=urlsplit(url).path))
 
 
 def _lives(pid: int) -> bool:

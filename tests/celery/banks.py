@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 from unittest import mock
 from uuid import uuid4
@@ -26,7 +26,7 @@ from tests.services import REDIS_MARKER, Services, fresh_postgres_database
 BROKERS = ("amqp", "redis", "folder")
 POOLS = ("prefork", "threads", "solo", "gevent")
 STORES = ("postgresql", "sqlite")
-_BANK = Path(__file__).parent / "apps" / "bank.py"
+_APPS = Path(__file__).parent / "apps"
 
 _serial = itertools.count()
 
@@ -34,7 +34,8 @@ _serial = itertools.count()
 class Bank:
     """What belongs to one bank; other names are those of its module: `bank.Account`, `bank.entities`, `bank.app`."""
 
-    def __init__(self, folder: Path, conf: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, conf: Mapping[str, Any], app_name: str = "bank") -> None:
+        self.app_name = app_name
         self.folder = folder
         self.conf = dict(conf)
         self.workers: list[Worker] = []
@@ -50,7 +51,7 @@ class Bank:
     def client(self, **conf: Any) -> ModuleType:
         """The app's module, imported anew in this process, with settings of its own on top."""
         name = f"bank_{next(_serial)}"
-        spec = importlib.util.spec_from_file_location(name, _BANK)
+        spec = importlib.util.spec_from_file_location(name, _APPS / f"{self.app_name}.py")
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
@@ -60,12 +61,18 @@ class Bank:
         return module
 
     def start_worker(
-        self, *options: str, pool: str = "prefork", slots: int = 2, hostile: str | None = None, **conf: Any
+        self,
+        *options: str,
+        pool: str = "prefork",
+        slots: int = 2,
+        hostile: str | None = None,
+        variables: Mapping[str, str] = MappingProxyType({}),
+        **conf: Any,
     ) -> Worker:
         """Start a worker and do not wait for it; `hostile` chooses settings of apps/hostile.py."""
         chosen = ["-P", pool, "-l", "INFO", *([] if pool == "solo" else ["-c", str(slots)]), *options]
-        environment = {**self.environment(**conf), "BANK_HOSTILE": hostile or "", "C_FORCE_ROOT": "1"}
-        module = f"tests.celery.apps.{'hostile' if hostile else 'bank'}"
+        environment = {**self.environment(**conf), "BANK_HOSTILE": hostile or "", "C_FORCE_ROOT": "1", **variables}
+        module = f"tests.celery.apps.{'hostile' if hostile else self.app_name}"
         worker = Worker(f"w{len(self.workers)}", self.folder, *chosen, module=module, environment=environment)
         self.workers.append(worker)
         return worker
@@ -95,7 +102,7 @@ class Bank:
 
 @contextmanager
 def open_bank(
-    services: Services, folder: Path, broker: str, *, store: str | None = None, **conf: Any
+    services: Services, folder: Path, broker: str, *, store: str | None = None, app_name: str = "bank", **conf: Any
 ) -> Iterator[Bank]:
     """A bank on one of BROKERS and one of STORES: without a store, PostgreSQL for servers and SQLite for the folder."""
     cluster = f"t_{uuid4().hex[:10]}"
@@ -123,7 +130,7 @@ def open_bank(
             _mark_as_ours(settings["broker_url"])
         if broker == "amqp":
             stack.callback(_delete_queues, settings["broker_url"], cluster, {**settings, **conf})
-        bank = Bank(folder, {**settings, **conf})
+        bank = Bank(folder, {**settings, **conf}, app_name)
         stack.callback(bank.close)
         yield bank
 

@@ -16,6 +16,7 @@ from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 RUNNER = "entitycelery.worker.runner"
+LOOP = "entitycelery.worker.loop"
 _QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 _TAIL_LINES = 60
 
@@ -38,12 +39,13 @@ class Worker:
         # The nodes of all runs on one RabbitMQ hear each other.
         self.node = f"{name}@{folder.name}-{os.getpid()}"
         self.log_file = folder / f"{name}.log"
-        paths = [str(ROOT), *filter(None, sys.path)]
+        given = dict(environment or {})
+        paths = [*filter(None, [given.pop("PYTHONPATH", "")]), str(ROOT), *filter(None, sys.path)]
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "celery", "-A", module, "worker", "-n", self.node, *_QUIET, *options],
                 cwd=folder,
-                env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)},
+                env={**os.environ, **given, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -74,6 +76,14 @@ class Worker:
     def runner_pids(self) -> list[int]:
         """The runner processes that live beside this worker: one, except for moments."""
         return [child.pid for child in self._children() if RUNNER in _command(child)]
+
+    def loop_pids(self) -> list[int]:
+        """The processes of loops that live beside its runner process."""
+        runners = [psutil.Process(pid) for pid in self.runner_pids()]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = [child for runner in runners for child in runner.children()]
+            return [child.pid for child in found if LOOP in _command(child)]
+        return []
 
     def pool_pids(self) -> list[int]:
         """The living pool processes of a prefork worker."""

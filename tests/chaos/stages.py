@@ -26,21 +26,24 @@ _LOOK_EVERY_S = 0.1
 class Stage:
     """Starts processes and keeps an eye on them, as a supervisor would."""
 
-    def __init__(self, folder: Path, conf: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, folder: Path, conf: Mapping[str, Any], seed: int, module: str = "tests.chaos.app") -> None:
         self.folder = folder
         self.random = random.Random(seed)
         self.workers: list[Worker] = []
         self.clients: list[subprocess.Popen[bytes]] = []
+        self.started: list[Worker] = []
+        """All workers that there have been."""
         self._seed = seed
         self._conf = dict(conf)
+        self._module = module
         self._started = 0
         self._slots, self._pool = 2, "prefork"
         folder.mkdir(exist_ok=True)
 
     # Processes
 
-    def environment(self) -> dict[str, str]:
-        return {"CHAOS_CONFIG": json.dumps(self._conf), "C_FORCE_ROOT": "1"}
+    def environment(self, **conf: Any) -> dict[str, str]:
+        return {"CHAOS_CONFIG": json.dumps({**self._conf, **conf}), "C_FORCE_ROOT": "1"}
 
     def open(self, *, workers: int = 2, clients: int = 4, slots: int = 2, pool: str = "prefork") -> Stage:
         """Start everything and wait until the clients hear answers."""
@@ -53,13 +56,15 @@ class Stage:
             self.await_answers(30)
         return self
 
-    def start_worker(self) -> Worker:
+    def start_worker(self, *more: str, pool: str | None = None, slots: int | None = None, **conf: Any) -> Worker:
+        """Start a worker and do not wait for it; `conf` are settings of its own."""
         self._started += 1
-        slots = [] if self._pool == "solo" else ["-c", str(self._slots)]
-        options = ["-P", self._pool, "-l", "INFO", *slots]
-        return Worker(
-            f"w{self._started}", self.folder, *options, module="tests.chaos.app", environment=self.environment()
-        )
+        pool, slots = pool or self._pool, slots or self._slots
+        options = ["-P", pool, "-l", "INFO", *([] if pool == "solo" else ["-c", str(slots)]), *more]
+        name, environment = f"w{self._started}", self.environment(**conf)
+        worker = Worker(name, self.folder, *options, module=self._module, environment=environment)
+        self.started.append(worker)
+        return worker
 
     def start_client(self) -> subprocess.Popen[bytes]:
         self._started += 1
@@ -141,7 +146,7 @@ class Stage:
         for client in self.clients:
             client.kill()
             client.wait()
-        for worker in self.workers:
+        for worker in self.started:
             worker.end()
 
     # Who is there to be hit

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.cli.support import Project
+from tests.cli.support import WAITING, Project
 from tests.conftest import url_or_skip
 from tests.services import Services, fresh_postgres_database
 
@@ -38,6 +38,26 @@ def bank(
         yield project
 
 
+@pytest.fixture(scope="session", params=STORES)
+def waiting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, services: Services
+) -> Iterator[Project]:
+    """A project with one real worker, and with entities and workflows that wait."""
+    with ExitStack() as stack:
+        name = f"waiting_{request.param}"
+        project = make_project(request.param, name, tmp_path_factory, services, stack, more=WAITING)
+        assert project("db", "upgrade").code == 0
+        stack.enter_context(project.worker())
+        yield project
+
+
+@pytest.fixture
+def wish() -> str:
+    """A wish that no other test has."""
+    # Not digits alone: as an argument that would be a number.
+    return f"Wish/w{uuid4().hex[:12]}"
+
+
 @pytest.fixture(params=STORES)
 def fresh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, services: Services
@@ -48,14 +68,19 @@ def fresh(
 
 
 def make_project(
-    store: str, name: str, tmp_path_factory: pytest.TempPathFactory, services: Services, stack: ExitStack
+    store: str,
+    name: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    services: Services,
+    stack: ExitStack,
+    more: str = "",
 ) -> Project:
     folder = tmp_path_factory.mktemp(name)
     url = f"sqlite:///{folder / 'store.db'}"
     if store == "postgresql":
         url = stack.enter_context(fresh_postgres_database(url_or_skip(services.postgres())))
     project = Project(name, folder, url)
-    project.write(cluster=f"t_{uuid4().hex[:10]}")
+    project.write(cluster=f"t_{uuid4().hex[:10]}", more=more)
     return project
 
 

@@ -50,6 +50,10 @@ class Account(Entity):
         return owner
 
     @handler
+    def promise(self, after_s: float) -> None:
+        self.remind("interest", self.deposit.prepare(1), after_s=after_s)
+
+    @handler
     def forget(self) -> None:
         self.owner = None
 
@@ -76,6 +80,54 @@ class Note(Entity):
         self.lines.append(Path("{folder}", name).read_text())
         return len(self.lines)
 """
+
+
+WAITING = """
+
+from entitycelery import Workflow
+
+
+@entities.register
+class Wish(Entity):
+    balance: int = 0
+
+    @handler
+    def await_gift(self, timeout_s: float | None = None) -> str:
+        return self.expect("gift", then=self.receive, timeout_s=timeout_s)
+
+    @handler
+    def receive(self, amount: int) -> int:
+        self.balance += amount
+        return self.balance
+
+
+def greeting(name: str) -> str:
+    return "hello " + name
+
+
+@entities.workflow
+def gift(flow: Workflow, name: str) -> int:
+    flow.step(greeting, name)
+    return flow.ask(Wish.ref(name).receive, flow.wait("amount", int))
+
+
+def read(name: str) -> str:
+    return Path(__file__).with_name(name).read_text()
+
+
+def forget(name: str) -> None:
+    return
+
+
+@entities.workflow
+def copy(flow: Workflow, name: str, undoes: bool = False) -> list[str]:
+    greeted = flow.step(greeting, name)
+    if undoes:
+        flow.compensate(forget, name)
+    flow.race(lambda: flow.sleep(60), lambda: flow.step(greeting, "race"))
+    return [greeted, flow.step(read, name)]
+"""
+"""What is added to the app of those that wait."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +163,9 @@ class Project:
     folder: Path
     database_url: str
 
-    def write(self, cluster: str) -> None:
+    def write(self, cluster: str, more: str = "") -> None:
         text = APP.format(name=self.name, folder=self.folder, database_url=self.database_url, cluster=cluster)
-        (self.folder / f"{self.name}.py").write_text(text)
+        (self.folder / f"{self.name}.py").write_text(text + more)
 
     def __call__(self, *words: str, stdin: bytes | None = None) -> Ran:
         """`entitycelery -A app words`, in this process: what a command says and how it ends."""

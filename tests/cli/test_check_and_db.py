@@ -26,7 +26,7 @@ def test_check_finds_everything_in_order(idle: Project) -> None:
     assert [(name, verdict) for name, verdict, _ in rows] == [
         (name, "ok") for name in ("settings", "store", "schema", "broker", "types")
     ]
-    assert "Account (4 operations), Note (2 operations)" in checked.out
+    assert "Account (5 operations), Note (2 operations)" in checked.out
 
 
 @pytest.mark.parametrize("output", ["json", "jsonl"])

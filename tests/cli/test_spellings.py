@@ -72,7 +72,7 @@ def test_the_help_says_what_the_exit_codes_mean(tmp_path: Path) -> None:
     shown = run_process([script("entitycelery"), "--help"], tmp_path).out
 
     codes = [line.split()[0] for line in shown.partition("Exit codes:")[2].splitlines() if line.strip()]
-    assert codes == ["0", "1", "2", "3", "4", "5", "69", "130"]
+    assert codes == ["0", "1", "2", "3", "4", "5", "6", "69", "130"]
 
 
 @pytest.mark.parametrize("entry", [[script("entitycelery")], [sys.executable, "-m", "entitycelery.cli"]])

@@ -97,3 +97,24 @@ def test_types_as_json_is_complete(idle: Project) -> None:
     assert account["state"] == {"balance": "int", "owner": "str | None"}
     assert account["module"] == idle.name
     assert idle("types", "--output", "jsonl").jsonl == [account, note]
+
+
+def test_timers_lists_what_an_entity_has_set(bank: Project, address: str) -> None:
+    assert bank("timers", address).out == ""
+    bank("ask", address, "promise", "3600")
+
+    [timer] = bank("timers", address, "--output", "json").json
+
+    assert (timer["name"], timer["operation"], timer["args"]) == ("interest", "deposit", {"amount": 1})
+    assert timer["every_s"] is None
+    assert bank("timers", address).out.splitlines()[0].split() == [
+        "NAME",
+        "OPERATION",
+        "ARGS",
+        "DUE",
+        "AT",
+        "EVERY",
+        "S",
+        "ID",
+    ]
+    assert [one["id"] for one in bank("messages", address, "--output", "json").json] == [timer["id"]]

@@ -8,6 +8,9 @@ import pytest
 
 from entitycelery import EntityCelery
 from tests.client.support import make_entities
+from tests.emptied_postgres import postgres_database, postgres_url
+
+__all__ = ["postgres_database", "postgres_url"]
 
 
 @pytest.fixture

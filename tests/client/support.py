@@ -123,12 +123,13 @@ def serving(entities: EntityCelery) -> Iterator[None]:
 
 
 def time_passes(entities: EntityCelery, seconds: float) -> None:
-    """Move every instant of the mail so many seconds into the past: due times, expiry, dates of replies."""
+    """Move every instant of the mail so many seconds into the past: due times, expiry, dates of replies, keys."""
     is_sqlite = entities.store.dialect.name == "sqlite"
     for table, columns in (
         ("message", ["due_at", "expires_at", "sent_at"]),
         ("reply", ["finished_at"]),
         ("dead_letter", ["died_at", "sent_at"]),
+        ("unique_key", ["begin_at", "end_at"]),
     ):
         moved = ", ".join(
             f"{column} = {column} - {seconds}" + ("" if is_sqlite else " * interval '1 second'") for column in columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from entitycelery import EntityCelery
 from entitycelery.exceptions import ConfigurationError, KeyConflict, MailboxFull, MalformedMessage, MessageExpired
 from tests.client.support import Account, Narrow, drain, make_entities, time_passes
+from tests.naming import shown
 from tests.storage.support import query
 
 
@@ -165,7 +167,7 @@ def test_send_many_of_nothing_is_nothing(entities: EntityCelery) -> None:
         {"delay_s": timedelta(minutes=1)},
         {"deliver_at": lambda: datetime.now(UTC) + timedelta(minutes=1)},
     ],
-    ids=str,
+    ids=shown,
 )
 def test_a_delayed_message_is_not_handled_early(entities: EntityCelery, options: dict[str, Any]) -> None:
     given = {name: value() if callable(value) else value for name, value in options.items()}
@@ -207,7 +209,7 @@ def test_an_expired_message_is_not_handled_and_its_reply_says_so(entities: Entit
         ({"countdown": 60}, 60),
         ({"eta": lambda: datetime.now(UTC) + timedelta(seconds=60)}, 60),
     ],
-    ids=str,
+    ids=shown,
 )
 def test_celerys_names_of_the_options_mean_the_same(
     entities: EntityCelery, given: dict[str, Any], due_in_s: float
@@ -221,7 +223,7 @@ def test_celerys_names_of_the_options_mean_the_same(
     assert message.due_at_epoch_s - message.sent_at_epoch_s == pytest.approx(due_in_s, abs=5)
 
 
-@pytest.mark.parametrize("expires", [60, 60.5, lambda: datetime.now(UTC) + timedelta(seconds=60)], ids=str)
+@pytest.mark.parametrize("expires", [60, 60.5, lambda: datetime.now(UTC) + timedelta(seconds=60)], ids=shown)
 def test_celerys_expires_is_seconds_or_an_instant(entities: EntityCelery, expires: Any) -> None:
     Account.ref("alice").deposit.apply_async((5,), expires=expires() if callable(expires) else expires)
     epoch = entities.store.dialect.to_epoch
@@ -230,6 +232,20 @@ def test_celerys_expires_is_seconds_or_an_instant(entities: EntityCelery, expire
     [(left_s,)] = query(entities.store, statement)
 
     assert left_s == pytest.approx(60, abs=5)
+
+
+def test_an_instant_of_expiry_is_stored_as_it_is_whatever_the_senders_clock_says(
+    entities: EntityCelery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = datetime.now(UTC) + timedelta(seconds=60)
+    monkeypatch.setattr(time, "time", lambda: expires.timestamp() + 3600)
+
+    Account.ref("alice").deposit.apply_async((5,), expires=expires)
+
+    monkeypatch.undo()
+    epoch = entities.store.dialect.to_epoch("expires_at")
+    [(stored_s,)] = query(entities.store, f"SELECT {epoch} FROM {{message}}")  # noqa: S608 - constants
+    assert stored_s == pytest.approx(expires.timestamp(), abs=0.001)
 
 
 def bad_calls() -> list[tuple[str, Callable[[], object]]]:

@@ -123,7 +123,10 @@ def test_sending_goes_on_after_all_connections_were_ended(postgres_url: str, clu
     Account.ref("alice").deposit.send(1)
     drain(entities)
     with psycopg2.connect(postgres_url) as conn, conn.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'entity%'")
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'entity%'"
+        )
         assert cursor.rowcount >= 2
 
     for _ in range(3):

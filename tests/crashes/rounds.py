@@ -23,6 +23,7 @@ KINDS = (
     "give_up",
     "write_and_copy_once",
     "write_asynchronously",
+    "write_when_told",
 )
 COPIED = ("write_and_copy", "write_and_copy_once", "pay")
 LEFT_NOTHING = {"refuse": Status.FAILED, "contradict": Status.FAILED, "give_up": Status.DEAD}
@@ -77,8 +78,18 @@ class Round:
             self._expected[ledger, sender].append(number)
         if kind in COPIED:
             self._expected[f"copy of {ledger}", sender].append(number)
+        if kind == "write_when_told":
+            self._tell(ledger, sender, number)
         if kind == "pay":
             self._paid.append((ledger, sender, number))
+
+    def _tell(self, ledger: str, sender: str, number: int) -> None:
+        self._expected[f"told of {ledger}", sender].append(number)
+        if number % 2:
+            assert self._site.entities.signal(f"Ledger/{ledger}", sender).succeed(number) != "over"
+        else:
+            told = self._site.Ledger.ref(f"teller of {ledger}").tell.send(ledger, sender, number)
+            self._statuses[told.id] = Status.DONE
 
     def _send_together(self, sender: str) -> None:
         ledgers = [self._site.Ledger.ref(name) for name in self._plain]

@@ -46,6 +46,10 @@ def _send_later(ledger: Any, numbers: list[int]) -> None:
     ledger.write.options(key=str(numbers[0]), delay_s=0.05).send(SENDER, numbers[0])
 
 
+def _send_unique(ledger: Any, numbers: list[int]) -> None:
+    ledger.write.options(key="mutex", unique="reject").send(SENDER, numbers[0])
+
+
 def _in_transaction(*, key: bool, commit: bool) -> Callable[[Any, list[int]], None]:
     def act(ledger: Any, numbers: list[int]) -> None:
         number = numbers[0]
@@ -77,6 +81,7 @@ ACTS: dict[str, Callable[[Any, list[int]], None]] = {
     "in a transaction": _in_transaction(key=False, commit=True),
     "with a key in a transaction": _in_transaction(key=True, commit=True),
     "rolled back": _in_transaction(key=False, commit=False),
+    "with a key that is a mutex": _send_unique,
     "with a delay": _send_later,
     "asked": _ask,
     "a last send": _send,

@@ -38,7 +38,9 @@ _CONF: dict[str, Any] = {
 _LOCKS = {
     "sqlite": "SELECT kind, key, process FROM {lock}",
     "postgresql": "SELECT classid, objid, pid FROM pg_locks WHERE locktype = 'advisory' AND database = "
-    "(SELECT oid FROM pg_database WHERE datname = current_database())",
+    "(SELECT oid FROM pg_database WHERE datname = current_database()) AND pid NOT IN "
+    # A living runner's leases, and its watch over another, are there to stay.
+    "(SELECT pid FROM pg_stat_activity WHERE application_name ~ '^entitycelery .* (lease|watch) ')",
 }
 
 _serial = itertools.count()

@@ -32,6 +32,7 @@ STEPS = [
     Step("in a transaction", [10], pays=True),
     Step("with a key in a transaction", [11], again=True, pays=True),
     Step("rolled back", [12], pays=True, leaves=False),
+    Step("with a key that is a mutex", [16]),
     Step("with a delay", [13], again=True, in_order=False),
     Step("asked", [14]),
     Step("a last send", [15]),

@@ -30,6 +30,8 @@ NAMED = (
     "commit, Commits.check: ",
     "commit, Commits.commit: COMMIT",
     "commit, Commits._retry_later: ",
+    "commit, SignalRows.complete: ",
+    "commit, Commits.write: UPDATE message",
     "commit, Commits._bury_dead: ",
     "commit, Messages._append_keyed: INSERT message",
     "keep_only, InFlight.note: ",

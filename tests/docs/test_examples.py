@@ -17,9 +17,27 @@ from tests.docs.shown import check_output
 EXAMPLES = ROOT / "examples"
 
 SAYS = {
+    "saga": """
+order 17: 2 items
+order 18: 1 of tea left
+undone: ['put_back', 'refund']
+1 tea, 2 cups, 10 paid
+""",
+    "approval": """
+ada waits, bob waits, cid waits
+too late: over
+ada: 100 approved after 0 reminders
+bob: 200 declined after 1 reminders
+cid: 300 expired after 1 reminders
+""",
     "bank": """
 150 transfers, money before 300, after 300
 refused, 100 left
+""",
+    "leader_loop": """
+order 17: 2 tea
+order 18: 1 coffee
+the later loop has the larger fence
 """,
     "orders": """
 first:  2 tea
@@ -28,6 +46,21 @@ order 18 is refused, sold out: tea
 order 18 is new
 order test: nothing
 mails: 2
+""",
+    "nightly_report": """
+2026-03-28: 28 reported
+2026-03-29: 29 reported
+2026-03-30: 30 reported
+3 nights, then 0
+""",
+    "reminder": """
+alice orders 2 items
+alice: 0 reminders, 0 timers
+bob: 1 reminders, 0 timers
+""",
+    "fan_out": """
+{'words': 2967, 'torn': 10}
+calls in its journal: 1001
 """,
     "rate_limiter": """
 5 of 20 calls passed
@@ -68,7 +101,7 @@ def test_the_example_says_what_it_promises(name: str, tmp_path: Path, start_work
         env=_environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
 

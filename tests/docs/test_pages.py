@@ -14,7 +14,11 @@ from tests.docs.blocks import ROOT, blocks_of, pages
 
 PAGES = [page for page in pages() if any(block.language != "text" for block in blocks_of(page))]
 
-SHOWN_SERVERS = {"postgres_url": "://localhost/shop", "redis_url": "://localhost:6379/0"}
+SHOWN_SERVERS = {
+    "postgres_url": "://localhost/shop",
+    "pooled_url": "://localhost:6432/shop",
+    "redis_url": "://localhost:6379/0",
+}
 
 NOT_RUN = {
     "README.md: pip install .": "the tests run in an environment that has it",

@@ -18,6 +18,7 @@ from entitycelery import EntityCelery
 from entitycelery.exceptions import ConfigurationError, EntityError, MalformedMessage
 from tests.client.support import drain
 from tests.fuzz.support import Box, assert_sentence, assert_served, empty, pending
+from tests.naming import shown
 
 FUZZ = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -173,7 +174,7 @@ def test_any_call_is_stored_or_refused_in_a_sentence(
         {"connection": "postgresql://"},
         {"connection": object()},
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_a_call_option_that_means_nothing_is_refused_in_a_sentence(
     options: dict[str, Any], entities: EntityCelery
@@ -202,7 +203,7 @@ def test_a_call_option_that_means_nothing_is_refused_in_a_sentence(
         {"task_id": "\ud800"},
         {"task_id": "x" * 10_000_000},
     ],
-    ids=lambda options: repr(options)[:60],
+    ids=lambda options: shown(options)[:60],
 )
 def test_a_call_option_of_extreme_value_is_kept_and_wedges_nothing(
     options: dict[str, Any], entities: EntityCelery

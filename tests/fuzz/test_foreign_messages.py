@@ -32,7 +32,12 @@ def bank(
 @pytest.fixture
 def shards_queue(bank: Bank) -> Iterator[str]:
     """The name of the queue of one shard; afterwards entities of every shard are served, by the same worker."""
-    yield queue_name(bank.conf["entity_cluster"], ShardId("default", SHARD))
+    name = queue_name(bank.conf["entity_cluster"], ShardId("default", SHARD))
+    with bank.app.connection_for_read() as connection:
+        # A worker that is ready has the lease, and with it the queue, a moment later; RabbitMQ drops what comes before.
+        if connection.transport.driver_type == "amqp":
+            eventually(lambda: connection.channel().queue_declare(name, passive=True))
+    yield name
     [worker] = bank.workers
     assert worker.process.poll() is None, worker.log_tail()
     refs = [bank.Account.ref(f"alice-{n}") for n in range(12)]

@@ -396,29 +396,25 @@ def test_a_last_failure_that_no_turn_wrote_can_be_listed(last_failure: str, enti
     assert_sentence(listed.last_failure.message)
 
 
-@pytest.mark.parametrize("value", ["5", "", "x", "-1"])
-def test_a_store_that_says_another_number_of_shards_refuses_sends_in_a_sentence(
-    value: str, entities: EntityCelery
+@pytest.mark.parametrize("value", ["", "x", "-1", None])
+def test_a_store_whose_number_of_shards_makes_no_sense_says_so_in_a_sentence(
+    value: str | None, entities: EntityCelery
 ) -> None:
-    change(entities.store, "UPDATE {meta} SET value = :value WHERE name = 'shards_per_group'", value=value)
+    change(entities.store, "DELETE FROM {meta} WHERE name = 'shards_per_group'")
+    if value is not None:
+        change(entities.store, "INSERT INTO {meta} (name, value) VALUES ('shards_per_group', :value)", value=value)
 
+    with pytest.raises(EntityError, match="shards") as refused:
+        entities.store.verify()
+    assert_sentence(refused.value)
+    if entities.store.dialect.name == "postgresql":
+        # Senders look at a sequence, which no hand has touched.
+        return
     for call in (Box.ref("a").add, Box.ref("a").add.options(key="k")):
         with pytest.raises(EntityError, match="shards") as refused:
             call.send(1)
         assert_sentence(refused.value)
-
     assert pending(entities) == []
-    with pytest.raises(EntityError, match="shards"):
-        entities.store.verify()
-
-
-def test_a_store_without_its_meta_rows_refuses_sends_in_a_sentence(entities: EntityCelery) -> None:
-    change(entities.store, "DELETE FROM {meta} WHERE name = 'shards_per_group'")
-
-    with pytest.raises(EntityError, match="shards") as refused:
-        Box.ref("a").add.send(1)
-
-    assert_sentence(refused.value)
 
 
 @pytest.mark.parametrize(

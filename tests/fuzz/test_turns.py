@@ -147,6 +147,38 @@ def test_what_only_the_database_refuses_fails_that_message_alone(text: bytes, en
     assert_served(entities, "a")
 
 
+def test_a_refused_message_in_a_batch_that_goes_entity_by_entity_concerns_its_sender_alone(
+    entities: EntityCelery,
+) -> None:
+    entities.register(Raw)
+    Box.ref("z").add.options(key="taken").send(1)
+    drain(entities)
+    # A state, since states are written before outgoing mail: so the refusal comes to light entity by entity.
+    MISCHIEF["raw"] = lambda raw: setattr(raw, "kept", msgspec.Raw(b"1e99999999")) or msgspec.Raw(b"1")
+    MISCHIEF["conflict"] = lambda _: Box.ref("z").add.options(key="taken").send(2).id
+    MISCHIEF["pass on"] = lambda _: Box.ref("y").add.send(1).id
+
+    before, conflict, behind, raw, after = entities.send_many(
+        [
+            Box.ref("a").act.prepare("pass on"),
+            Box.ref("b").act.prepare("conflict"),
+            Box.ref("b").add.prepare(1),
+            Raw.ref("a").say.prepare("raw"),
+            Box.ref("c").act.prepare("pass on"),
+        ]
+    )
+    turns = drain(entities)
+
+    assert failure_of(entities, conflict.id)[:2] == ("failed", "KeyConflict")
+    # SQLite takes such a number.
+    assert entities.reply(raw.id) is not None
+    assert (behind.result(timeout_s=0), entities.state(Box.ref("b")).count) == (1, 1)
+    assert all(isinstance(one.result(timeout_s=0), str) for one in (before, after))
+    # Five here and the two that were passed on: no turn was committed and then taken for lost.
+    assert turns == 7
+    assert entities.state(Box.ref("y")).count == 2
+
+
 def deepest(_: Any) -> None:
     deepest(_)
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from tests.storage.conftest import any_url, execute, storage_database
-from tests.storage.conftest import postgres_url as emptied_afterwards
+from tests.emptied_postgres import execute, postgres_database
+from tests.emptied_postgres import postgres_url as emptied_afterwards
 
-__all__ = ["any_url", "emptied_afterwards", "postgres_url", "storage_database"]
+__all__ = ["emptied_afterwards", "postgres_database", "postgres_url"]
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def any_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store of every kind."""
+    if request.param == "memory":
+        return "sqlite://"
+    url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param])
+    return url
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from entitycelery.message import Ended, EntityCommit, Mail, Mailbox
-from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql.mailbox import InFlight
 from entitycelery.storage.sql.session import SqlDrainSession
 

@@ -70,8 +70,8 @@ def _a_repeated_send_is_a_new_one(patch: pytest.MonkeyPatch) -> None:
 
 
 def _a_second_answer_yields(patch: pytest.MonkeyPatch) -> None:
-    def begin(real: Callable[..., None], self: Changes, dialect: Any) -> None:
-        real(self, dialect)
+    def begin(real: Callable[..., None], self: Changes, *given: Any) -> None:
+        real(self, *given)
         self._answer = self._answer + " ON CONFLICT (id) DO NOTHING"  # type: ignore[assignment]
 
     around(patch, Changes, "__init__", begin)

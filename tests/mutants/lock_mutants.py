@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from entitycelery.address import ShardId
 from entitycelery.storage.sql import migration
+from entitycelery.storage.sql.dialects.expiring import ExpiringRowLocks
 from entitycelery.storage.sql.dialects.postgresql import AdvisoryLocks, PostgreSQL
 from entitycelery.storage.sql.dialects.sqlite import RowLocks
 from entitycelery.storage.sql.session import SqlDrainSession
@@ -65,6 +66,14 @@ def _abandoned_rows_stay(patch: pytest.MonkeyPatch) -> None:
 
 def _rows_of_dead_processes_stay(patch: pytest.MonkeyPatch) -> None:
     no_op(patch, RowLocks, "remove_dead")
+
+
+def _expired_rows_stay(patch: pytest.MonkeyPatch) -> None:
+    no_op(patch, ExpiringRowLocks, "remove_dead")
+
+
+def _silent_drains_keep_their_rows(patch: pytest.MonkeyPatch) -> None:
+    no_op(patch, ExpiringRowLocks, "evict")
 
 
 def _seq_is_drawn_again(patch: pytest.MonkeyPatch) -> None:
@@ -132,6 +141,18 @@ LOCK_MUTANTS = [
             "tests/storage/test_crashes.py::test_locks_of_a_dead_process_are_removed_and_those_of_a_living_one_stay",
             "tests/storage/test_crashes.py::test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay",
         ),
+    ),
+    Mutant(
+        "expired-rows-stay",
+        "Where claims expire, the runner removes what has expired.",
+        _expired_rows_stay,
+        ("tests/storage/test_protocol_rows.py::test_what_has_expired_is_removed_and_nothing_else",),
+    ),
+    Mutant(
+        "silent-drains-keep-their-rows",
+        "Where claims expire, the runner takes those of a drain that has been silent.",
+        _silent_drains_keep_their_rows,
+        ("tests/storage/test_protocol_rows.py::test_a_drain_that_was_found_silent_loses_its_claims",),
     ),
     Mutant(
         "seq-is-drawn-again",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ Ran = tuple[int | None, dict[str, str], str]
 
 _RUN_TIMEOUT_S = 100.0
 _TEST_TIMEOUT_S = 30
+_SHARES_THE_TESTS = "PYTEST_XDIST_WORKER"
 _IMPORTED_ALREADY = "ignore:Module already imported"
 
 _forks = multiprocessing.get_context("forkserver")
@@ -57,17 +58,25 @@ def _pytest(tests: list[str], mutant: str, report: Path, output: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Ran]]]:
-    """The runs of the mutants that are asked for here; two go at a time."""
+def run_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Ran]]:
+    """The run of a mutant. Two go at a time, ahead of their tests; where other processes have a part of the tests, and
+    nobody knows which, each as it is asked for."""
+
+    def run_now(name: str) -> Ran:
+        return run([*MUTANTS[name].tests], tmp_path_factory.mktemp(name), MUTANTS[name])
+
+    if _SHARES_THE_TESTS in os.environ:
+        yield run_now
+        return
     here = [item for item in request.session.items if item.path == Path(__file__) and hasattr(item, "callspec")]
-    mutants = [MUTANTS[item.callspec.params["name"]] for item in here]
     with ThreadPoolExecutor(2) as pool:
-        yield {one.name: pool.submit(run, [*one.tests], tmp_path_factory.mktemp(one.name), one) for one in mutants}
+        begun = {name: pool.submit(run_now, name) for name in (item.callspec.params["name"] for item in here)}
+        yield lambda name: begun[name].result()
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_rule_is_found_out(name: str, runs: dict[str, Future[Ran]]) -> None:
-    code, outcomes, output = runs[name].result()
+def test_a_broken_rule_is_found_out(name: str, run_of: Callable[[str], Ran]) -> None:
+    code, outcomes, output = run_of(name)
 
     assert code == pytest.ExitCode.TESTS_FAILED, output
     assert outcomes == dict.fromkeys(MUTANTS[name].tests, "failed"), output

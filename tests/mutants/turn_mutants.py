@@ -14,10 +14,10 @@ from entitycelery.message import Ended, EntityCommit, Mail, Mailbox
 from entitycelery.runtime.batch import EntityRun
 from entitycelery.runtime.drain import Drain
 from entitycelery.runtime.turn import Step
-from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql import own_transaction
 from entitycelery.storage.sql.commit import Commits
-from entitycelery.storage.sql.dialects import postgresql
+from entitycelery.storage.sql.dialects import session_arguments
 from entitycelery.storage.sql.dialects.postgresql import PostgreSQL
 from entitycelery.storage.sql.own_transaction import OwnTransaction
 from entitycelery.storage.sql.session import SqlDrainSession
@@ -115,7 +115,7 @@ def _a_blocking_retry_lets_its_batch_pass(patch: pytest.MonkeyPatch) -> None:
 
 
 def _commits_wait_for_ever(patch: pytest.MonkeyPatch) -> None:
-    settings = postgresql._SERVER_SETTINGS
+    settings = session_arguments.SERVER_SETTINGS
     # For ever would be too long, and nothing ends a wait of the driver's.
     patch.setitem(settings, "drain", settings["drain"].replace("lock_timeout=1000", "statement_timeout=2000"))
 

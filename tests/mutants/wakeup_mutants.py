@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kombu import Queue
 from kombu.messaging import Producer
 
+from entitycelery.address import ShardId
 from entitycelery.runtime.drain import Drain, Drained
 from entitycelery.storage.sql.change import Changes
 from entitycelery.storage.sql.dialects.postgresql import PostgreSQL
@@ -17,7 +19,8 @@ from entitycelery.transports.bell import Bell
 from entitycelery.transports.broker import BrokerRinger
 from entitycelery.worker.drain_request import DrainRequest
 from entitycelery.worker.drain_task import Dispatcher
-from entitycelery.worker.duties import DueMail, Sweep
+from entitycelery.worker.due_mail import DueMail
+from entitycelery.worker.duties import Sweep
 from tests.mutants.mutant import Mutant, around, no_op, replace_everywhere
 
 
@@ -43,15 +46,28 @@ def _nobody_sweeps(patch: pytest.MonkeyPatch) -> None:
 
 def _sweeps_ring_for_young_mail(patch: pytest.MonkeyPatch) -> None:
     def tick(real: Callable[..., None], self: Sweep) -> None:
-        self._first = True
+        self._patience_s = 0.0
         real(self)
 
     around(patch, Sweep, "tick", tick)
 
 
-def _first_sweeps_wait(patch: pytest.MonkeyPatch) -> None:
+def _mail_from_the_future_waits_for_it(patch: pytest.MonkeyPatch) -> None:
     def tick(real: Callable[..., None], self: Sweep) -> None:
-        self._first = False
+        wake = self._hosting.wake
+        waiting = self._store.waiting_shards(sorted(self._hosting.held))
+        young = {mail.shard for mail in waiting if mail.waiting_s < self._patience_s}
+        self._hosting = SimpleNamespace(
+            held=self._hosting.held, wake=lambda shards: wake([shard for shard in shards if shard not in young])
+        )
+        real(self)
+
+    around(patch, Sweep, "tick", tick)
+
+
+def _sweeps_look_at_all_shards(patch: pytest.MonkeyPatch) -> None:
+    def tick(real: Callable[..., None], self: Sweep) -> None:
+        self._hosting = SimpleNamespace(held=ALL_SHARDS, wake=self._hosting.wake)
         real(self)
 
     around(patch, Sweep, "tick", tick)
@@ -88,7 +104,7 @@ def _senders_never_rest(patch: pytest.MonkeyPatch) -> None:
 
 
 def _any_shard_is_drained(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dispatcher, "hosts", lambda self, shard: True)
+    patch.setattr(Dispatcher, "knows", lambda self, shard: True)
 
 
 def _thrown_away_drains_are_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -96,12 +112,13 @@ def _thrown_away_drains_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def _drains_wait_for_no_slot(patch: pytest.MonkeyPatch) -> None:
-    def begin(real: Callable[..., None], self: Dispatcher, *, slots: Any, may_end_process: bool) -> None:
-        real(self, slots=lambda: 1_000, may_end_process=may_end_process)
+    def begin(real: Callable[..., None], self: Dispatcher, *, slots: Any, **options: Any) -> None:
+        real(self, slots=lambda: 1_000, **options)
 
     around(patch, Dispatcher, "__init__", begin)
 
 
+ALL_SHARDS = frozenset(ShardId("default", number) for number in range(64))
 _SWEEP = "tests/runtime/test_duties.py::"
 _BROKER = "tests/unit/test_wakeups.py::"
 _DISPATCHER = "tests/unit/test_dispatcher.py::"
@@ -138,16 +155,22 @@ WAKEUP_MUTANTS = [
         (f"{_SWEEP}test_the_sweep_rings_for_mail_whose_wakeup_was_lost[sqlite]",),
     ),
     Mutant(
+        "mail-from-the-future-waits-for-it",
+        "The sweep rings for mail that was sent later than now, before the clock was stepped back.",
+        _mail_from_the_future_waits_for_it,
+        (f"{_SWEEP}test_the_sweep_rings_for_mail_that_was_sent_before_the_clock_was_stepped_back[sqlite]",),
+    ),
+    Mutant(
         "sweeps-ring-for-young-mail",
         "The sweep leaves younger mail to its wake-up.",
         _sweeps_ring_for_young_mail,
         (f"{_SWEEP}test_the_sweep_rings_for_mail_whose_wakeup_was_lost[sqlite]",),
     ),
     Mutant(
-        "first-sweeps-wait",
-        "The first sweep of a runner rings for everything that waits.",
-        _first_sweeps_wait,
-        (f"{_SWEEP}test_the_first_sweep_rings_for_everything_that_waits[sqlite]",),
+        "sweeps-look-at-all-shards",
+        "The sweep of a runner rings for the shards that it holds, and for no others.",
+        _sweeps_look_at_all_shards,
+        (f"{_SWEEP}test_the_sweep_leaves_other_runners_shards_to_them[sqlite]",),
     ),
     Mutant(
         "due-mail-waits-for-the-sweep",
@@ -181,7 +204,7 @@ WAKEUP_MUTANTS = [
     ),
     Mutant(
         "any-shard-is-drained",
-        "A wake-up for a shard that the worker does not host is dropped without a pool slot.",
+        "A wake-up for a shard of a group that the worker does not host is dropped without a pool slot.",
         _any_shard_is_drained,
         (f"{_DISPATCHER}test_a_wakeup_for_a_shard_that_is_not_hosted_takes_no_slot",),
     ),

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from entitycelery import EntityCelery
+from tests.emptied_postgres import postgres_database, postgres_url
 from tests.runtime.support import HOOKS, make_puppets
+
+__all__ = ["postgres_database", "postgres_url"]
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from entitycelery.exceptions import (
     StateConflict,
 )
 from tests.client.support import Account, InsufficientFundsError, Narrow, drain, time_passes
+from tests.naming import shown
 from tests.runtime.support import HOOKS, PassingError, Puppet, make_puppets
 from tests.storage.support import query
 
@@ -90,7 +91,7 @@ def test_a_state_that_would_not_load_again_is_a_failed_reply_and_not_committed(e
     assert after.result(timeout_s=5) == 1
 
 
-@pytest.mark.parametrize("bad", [object(), float("nan"), "a\0b", "\ud800"], ids=ascii)
+@pytest.mark.parametrize("bad", [object(), float("nan"), "a\0b", "\ud800"], ids=shown)
 def test_a_result_or_a_state_that_cannot_be_written_is_a_failed_reply(entities: EntityCelery, bad: object) -> None:
     HOOKS["answer"] = lambda self: bad
     HOOKS["keep"] = lambda self: setattr(self, "anything", bad)

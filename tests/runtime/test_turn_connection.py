@@ -154,7 +154,7 @@ def test_a_turn_that_gets_no_connection_has_not_failed(postgres_url: str, cluste
     def book(self: Puppet) -> None:
         if not taken:
             # Beside the drain's own, the last one there is.
-            taken.append(stack.enter_context(entities.store._engine("drain").connect()))  # type: ignore[attr-defined]
+            taken.append(stack.enter_context(entities.store.engines.of("drain").connect()))  # type: ignore[attr-defined]
         else:
             stack.close()
         write(self, entities, 1)

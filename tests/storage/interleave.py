@@ -81,7 +81,7 @@ def before(store: SqlStore, role: Role, act: Callable[[str], None]) -> Iterator[
     What `act` itself sends is not shown to it.
     """
     thread = threading.get_ident()
-    engine = store._engine(role)
+    engine = store.engines.of(role)
     acting: list[bool] = []
     execute = statement_module._execute
 
@@ -166,7 +166,10 @@ class Careful(Commits):
 
 def commits_by(store: SqlStore, kind: type[Commits]) -> None:
     """Have the drains of `store` commit in this way."""
-    store._commits = kind(store.dialect, store._messages, store._states, store._replies, store._in_flight)
+    store._commits = kind(
+        *(store.dialect, store._messages, store._unique_keys, store._states, store._replies, store._in_flight),
+        *(store._moments, store._signals),
+    )
 
 
 def rewrite(store: SqlStore, old: str, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from entitycelery.address import Address, ShardId, fingerprint, keyed_message_id, lock_key, new_message_id
+from sqlalchemy import create_engine
+
+from entitycelery.address import (
+    Address,
+    ShardId,
+    fingerprint,
+    keyed_message_id,
+    lock_key,
+    new_message_id,
+    unique_name,
+)
 from entitycelery.message import (
+    Appended,
     AppendOutcome,
     Ended,
     EntityCommit,
@@ -22,13 +34,19 @@ from entitycelery.message import (
     Retried,
     Status,
 )
-from entitycelery.storage.port import DrainSession, closing_store
-from entitycelery.storage.sql.statement import fetch
+from entitycelery.storage.port import closing_store
+from entitycelery.storage.sessions import DrainSession
+from entitycelery.storage.sql.statement import Statement, fetch
 from entitycelery.storage.sql.store import SqlStore
 from entitycelery.storage.sql.url import driver_url
+from entitycelery.unique import Unique, UniqueRule
+from tests.waiting import eventually
 
 CLUSTER = "conformance"
 SHARDS = 4
+LOCK_MODE_VARIABLE = "ENTITY_LOCK_MODE"
+LEASE_S = 1.5
+"""Where claims are rows, those of the dead are free after so long."""
 SHARD = ShardId("default", 0)
 OTHER_SHARD = ShardId("default", 1)
 STORED, DUPLICATE, CONFLICT, FULL = (
@@ -37,16 +55,31 @@ STORED, DUPLICATE, CONFLICT, FULL = (
     AppendOutcome.CONFLICT,
     AppendOutcome.FULL,
 )
+JOINED, TAKEN = AppendOutcome.JOINED, AppendOutcome.TAKEN
 BROKEN = Failure(reason="HandlerFailed", type="builtins:ValueError", message="broken")
 
 _ROOT = Path(__file__).parents[2]
 
 
 def make_store(
-    url: str, *, cluster: str = CLUSTER, shards: int = SHARDS, connections: int = 20, timeout_s: float = 10.0
+    url: str,
+    *,
+    cluster: str = CLUSTER,
+    shards: int = SHARDS,
+    connections: int = 20,
+    timeout_s: float = 10.0,
+    lease_s: float = LEASE_S,
+    lock_mode: str | None = None,
 ) -> SqlStore:
     return SqlStore(
-        driver_url(url), cluster=cluster, shards_per_group=shards, connections=connections, timeout_s=timeout_s
+        driver_url(url),
+        cluster=cluster,
+        shards_per_group=shards,
+        connections=connections,
+        timeout_s=timeout_s,
+        lease_s=lease_s,
+        # Where the test's fixture has chosen one, programs that the test starts choose the same.
+        lock_mode=lock_mode or os.environ.get(LOCK_MODE_VARIABLE, "advisory"),
     )
 
 
@@ -91,6 +124,26 @@ def message(
     return NewMessage(**fields)
 
 
+def unique(
+    rule: UniqueRule,
+    args: str = "{}",
+    *,
+    entity_id: str = "a",
+    key: str = "k",
+    operation: str = "add",
+    for_s: float | None = None,
+    **options: Any,
+) -> NewMessage:
+    """A message whose key is a mutex, as an envelope would make it."""
+    name = unique_name(CLUSTER, address(entity_id), operation, key)
+    asked = Unique(rule, for_s)
+    return message(entity_id, args, operation=operation, fingerprint=name, keyed=True, unique=asked, **options)
+
+
+def append_unique(store: SqlStore, *messages: NewMessage, **options: Any) -> list[Appended]:
+    return store.append_unique(messages, nonce=os.urandom(8).hex(), **options)
+
+
 def append(store: SqlStore, *messages: NewMessage, **options: Any) -> list[AppendOutcome]:
     return store.append(messages, nonce=os.urandom(8).hex(), **options)
 
@@ -131,19 +184,24 @@ def handle_all(store: SqlStore, shard: ShardId = SHARD) -> list[str]:
         return handle(session)
 
 
+def await_unclaimed(store: SqlStore, *messages: NewMessage) -> None:
+    """Wait until nobody holds the entities of these messages."""
+    eventually(lambda: not any(store.mailbox_status(m.address, m.shard).claimed for m in messages))
+
+
 def claimed_ids(mailboxes: Sequence[Mailbox]) -> list[str]:
     return [mail.id for mailbox in mailboxes for mail in mailbox.mail]
 
 
 def query(store: SqlStore, statement: str, **params: Any) -> list[tuple[Any, ...]]:
     """Look into the tables, which are written `{message}`."""
-    with store._connection("looking") as conn:
+    with store.engines.use("looking") as conn:
         return [tuple(row) for row in fetch(conn, store.dialect.sql(statement), params)]
 
 
 def change(store: SqlStore, statement: str, **params: Any) -> None:
     """Change a table behind the store's back."""
-    with store._connection("changing") as conn:
+    with store.engines.use("changing") as conn:
         conn.exec_driver_sql(store.dialect.sql(statement), params)
 
 
@@ -203,3 +261,26 @@ def holder(url: str) -> Iterator[Program]:
         yield program
     finally:
         program.kill()
+
+
+@contextmanager
+def held_snapshot(store: SqlStore) -> Iterator[None]:
+    """A transaction of somebody else, because of which vacuum can remove nothing that dies meanwhile."""
+    engine = create_engine(store.url)
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
+        conn.exec_driver_sql("SELECT 1")
+        yield
+    engine.dispose()
+
+
+def pages_read(store: SqlStore, statement: Statement, **parameters: Any) -> int:
+    """How often a statement, which is run, looks at a page."""
+    with store.engines.use("explaining") as conn:
+        [(plan,)] = fetch(conn, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement!s}", parameters)
+    [top] = plan if isinstance(plan, list) else json.loads(plan)
+    return int(top["Plan"]["Shared Hit Blocks"]) + int(top["Plan"]["Shared Read Blocks"])
+
+
+def shards_of(group: str) -> list[ShardId]:
+    """The first four shards of a group."""
+    return [ShardId(group, number) for number in range(4)]

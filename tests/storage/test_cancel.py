@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from entitycelery.address import ShardId
+from entitycelery.answering import Asker
 from entitycelery.exceptions import StoreUnavailable
 from entitycelery.message import Change, ChangeOutcome, EntityCommit, Mailbox, NewMessage, Status
-from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.interleave import Careful, Party, commits_by, explore, rewrite
@@ -28,7 +29,7 @@ from tests.storage.support import (
 )
 
 MEETINGS = 20
-LOCKED = "reply_to FROM entity_conformance.message WHERE id = %(id)s FOR UPDATE"
+LOCKED = "operation FROM entity_conformance.message WHERE id = %(id)s FOR UPDATE"
 CANCELLED, RESCHEDULED = ChangeOutcome.CANCELLED, ChangeOutcome.RESCHEDULED
 FINISHED = ChangeOutcome.FINISHED
 
@@ -52,7 +53,7 @@ def test_a_cancelled_message_leaves_a_reply_with_its_fingerprint(store: SqlStore
     sent = message("a", key="k")
     append(store, sent)
 
-    assert store.cancel(sent.id) == (Change(sent.id, CANCELLED, Status.CANCELLED), None)
+    assert store.cancel(sent.id) == (Change(sent.id, CANCELLED, Status.CANCELLED), [])
 
     reply = store.replies([sent.id])[sent.id]
     assert (reply.status, reply.address, reply.operation) == (Status.CANCELLED, address("a"), "add")
@@ -98,7 +99,7 @@ def blocked_mailbox(store: SqlStore) -> tuple[NewMessage, NewMessage]:
 def test_a_blocking_head_that_is_cancelled_lets_the_others_pass(store: SqlStore) -> None:
     head, behind = blocked_mailbox(store)
 
-    assert store.cancel(head.id) == (Change(head.id, CANCELLED, Status.CANCELLED), SHARD)
+    assert store.cancel(head.id) == (Change(head.id, CANCELLED, Status.CANCELLED), [SHARD])
 
     assert handle_all(store) == [behind.id]
 
@@ -109,12 +110,12 @@ def test_a_blocking_head_that_is_rescheduled_goes_on_blocking(store: SqlStore) -
     store.reschedule(head.id, delay_s=900, deliver_at_epoch_s=None)
     assert handle_all(store) == []
 
-    assert store.reschedule(head.id, delay_s=0, deliver_at_epoch_s=None)[1] == SHARD
+    assert store.reschedule(head.id, delay_s=0, deliver_at_epoch_s=None)[1] == [SHARD]
     assert handle_all(store) == [head.id, behind.id]
 
 
-@pytest.mark.parametrize(("delay_s", "rung"), [(0.0, SHARD), (600.0, None)])
-def test_a_reschedule_rings_if_its_time_has_come(store: SqlStore, delay_s: float, rung: ShardId | None) -> None:
+@pytest.mark.parametrize(("delay_s", "rung"), [(0.0, [SHARD]), (600.0, [])])
+def test_a_reschedule_rings_if_its_time_has_come(store: SqlStore, delay_s: float, rung: list[ShardId]) -> None:
     sent = message("a", delay_s=60)
     append(store, sent)
 
@@ -122,6 +123,17 @@ def test_a_reschedule_rings_if_its_time_has_come(store: SqlStore, delay_s: float
         Change(sent.id, RESCHEDULED, None),
         rung,
     )
+
+
+def test_the_cancel_of_what_an_entity_asked_rings_for_that_entity(store: SqlStore) -> None:
+    asker = Asker("default", "3.1.0", address("asker"))
+    sent = message("a", reply_to=str(asker))
+    append(store, sent)
+
+    assert store.cancel(sent.id)[1] == [asker.shard(store.shards_per_group)]
+
+    [answer] = store.pending(asker.address, asker.shard(store.shards_per_group), 10)
+    assert answer.operation == "answered"
 
 
 # Beside a running turn
@@ -175,11 +187,11 @@ def cancelled_or_done(store: SqlStore) -> Callable[[NewMessage, CommitResult, An
     def check(sent: NewMessage, committed: CommitResult, acted: Any) -> None:
         assert not is_pending(store, sent)
         if sent.address in committed.lost:
-            assert acted == (Change(sent.id, CANCELLED, Status.CANCELLED), None)
+            assert acted == (Change(sent.id, CANCELLED, Status.CANCELLED), [])
             assert statuses(store, sent) == ["cancelled"]
             assert not has_state(store, sent)
         else:
-            assert acted == (Change(sent.id, FINISHED, Status.DONE), None)
+            assert acted == (Change(sent.id, FINISHED, Status.DONE), [])
             assert statuses(store, sent) == ["done"]
             assert has_state(store, sent)
 
@@ -203,12 +215,12 @@ def test_without_the_row_lock_a_done_message_would_be_called_cancelled(postgres:
 def rescheduled_or_done(store: SqlStore) -> Callable[[NewMessage, CommitResult, Any], None]:
     def check(sent: NewMessage, committed: CommitResult, acted: Any) -> None:
         if sent.address in committed.lost:
-            assert acted == (Change(sent.id, RESCHEDULED, None), None)
+            assert acted == (Change(sent.id, RESCHEDULED, None), [])
             assert is_pending(store, sent)
             assert statuses(store, sent) == []
             assert not has_state(store, sent)
         else:
-            assert acted == (Change(sent.id, FINISHED, Status.DONE), None)
+            assert acted == (Change(sent.id, FINISHED, Status.DONE), [])
             assert not is_pending(store, sent)
             assert has_state(store, sent)
 
@@ -235,10 +247,10 @@ def test_without_a_new_rev_a_rescheduled_message_would_be_done_at_once(durable: 
 
 def test_a_cancel_beats_a_retry_before_it_and_after_it(durable: SqlStore) -> None:
     def check(sent: NewMessage, committed: CommitResult, acted: Any) -> None:
-        [change, ring] = acted
+        change, ring = acted
         assert change == Change(sent.id, CANCELLED, Status.CANCELLED)
         # After the retry it was a blocking head, before it not: then the turn has lost.
-        assert ring == (None if sent.address in committed.lost else SHARD)
+        assert ring == ([] if sent.address in committed.lost else [SHARD])
         assert statuses(durable, sent) == ["cancelled"]
         assert not is_pending(durable, sent)
 
@@ -250,7 +262,7 @@ def test_of_a_reschedule_and_a_retry_the_later_one_says_when(durable: SqlStore) 
         return durable.reschedule(message_id, delay_s=0, deliver_at_epoch_s=None)
 
     def check(sent: NewMessage, committed: CommitResult, acted: Any) -> None:
-        assert acted == (Change(sent.id, RESCHEDULED, None), SHARD)
+        assert acted == (Change(sent.id, RESCHEDULED, None), [SHARD])
         # Whichever was first: either the retry lost, or it was overruled.
         attempts = query(durable, "SELECT attempt FROM {message} WHERE id = :id", id=sent.id)
         assert attempts == [(0 if sent.address in committed.lost else 1,)]
@@ -285,7 +297,7 @@ def test_a_cancel_waits_for_a_turn_that_has_its_transaction_open(durable: SqlSto
 
         assert session.commit_turn(commit_of(mailbox)).lost == frozenset()
 
-    assert cancelling.join() == (Change(sent.id, FINISHED, Status.DONE), None)
+    assert cancelling.join() == (Change(sent.id, FINISHED, Status.DONE), [])
 
 
 def test_a_message_that_has_an_answer_cannot_get_another_by_a_cancel(durable: SqlStore) -> None:

@@ -26,6 +26,7 @@ from tests.storage.support import (
     message,
     query,
     retried,
+    shards_of,
 )
 
 
@@ -317,8 +318,8 @@ def test_a_blocking_head_holds_later_mail_of_its_entity_back(store: SqlStore) ->
 
         assert handle(session) == [elsewhere.id]
 
-    assert store.waiting_shards(["default"], 4, delayed=False) == []
-    assert store.waiting_shards(["default"], 4, delayed=True) == []
+    assert store.waiting_shards(shards_of("default")) == []
+    assert store.due_moments(dict.fromkeys(shards_of("default"), 0.0)).due == {}
 
 
 def test_a_blocking_head_that_is_due_runs_first_and_lets_the_rest_go(store: SqlStore) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from entitycelery.exceptions import StoreUnavailable
 from entitycelery.storage.sql.statement import fetch
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.support import (
     SHARD,
     Program,
     append,
+    await_unclaimed,
     change,
     claimed_ids,
     commit_of,
@@ -47,6 +49,7 @@ def test_a_killed_processs_messages_are_counted_once_and_come_alone(durable: Sql
     append(durable, *sent)
     with holder(durable.url.render_as_string(hide_password=False)) as program:
         program.kill()
+    await_unclaimed(durable, *sent)
 
     alone = []
     with durable.drain_session(SHARD) as session:
@@ -62,12 +65,14 @@ def test_a_killed_processs_messages_are_counted_once_and_come_alone(durable: Sql
 
 
 def test_a_message_that_kills_every_process_is_counted_every_time(durable: SqlStore) -> None:
-    append(durable, message("bad"), message("good"))
+    sent = [message("bad"), message("good")]
+    append(durable, *sent)
     url = durable.url.render_as_string(hide_password=False)
     handled: list[str] = []
     for _ in range(3):
         with holder(url) as program:
             program.kill()
+        await_unclaimed(durable, *sent)
     with durable.drain_session(SHARD) as session:
         while mailboxes := session.claim(100):
             handled += [mail.address.id for m in mailboxes for mail in m.mail]
@@ -186,7 +191,7 @@ def test_a_note_of_messages_that_are_done_is_removed(store: SqlStore) -> None:
     note_of_a_dead_drain(store, "done", "done too", token="dead after its commit")
     note_of_a_dead_drain(store, "done", pending.id, token="dead before its commit")
 
-    store.remove_remains()
+    store.remove_remains(60)
 
     left = query(store, "SELECT token FROM {in_flight}")
     assert left == [("dead before its commit",)]
@@ -196,11 +201,11 @@ def test_locks_of_a_dead_process_are_removed_and_those_of_a_living_one_stay(sqli
     locks = "SELECT kind FROM {lock} ORDER BY kind"
     append(sqlite_store, message("a"))
     with holder(sqlite_store.url.render_as_string(hide_password=False)) as program:
-        sqlite_store.remove_remains()
+        sqlite_store.remove_remains(60)
         assert query(sqlite_store, locks) == [("attention",), ("claim",)]
         program.kill()
 
-        sqlite_store.remove_remains()
+        sqlite_store.remove_remains(60)
 
         assert query(sqlite_store, locks) == []
 
@@ -215,7 +220,7 @@ def test_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(sqlit
         for file in folder.iterdir():
             os.utime(file, (1.0, 1.0))
 
-        sqlite_store.remove_remains()
+        sqlite_store.remove_remains(60)
 
         assert len(list(folder.iterdir())) == 1
 
@@ -233,11 +238,13 @@ with opened(sys.argv[1]) as store, store.drain_session(SHARD) as session:
 
 
 def test_only_the_running_message_of_a_killed_drain_is_suspect(durable: SqlStore) -> None:
-    append(durable, message("a"), message("b"))
+    sent = [message("a"), message("b")]
+    append(durable, *sent)
     program = Program(BATCH, durable.url.render_as_string(hide_password=False))
     _, running = program.line().split()
 
     program.kill()
+    await_unclaimed(durable, *sent)
 
     with durable.drain_session(SHARD) as session:
         session.claim(10)
@@ -258,6 +265,22 @@ def test_a_drain_that_lost_only_its_session_takes_back_what_was_counted(postgres
         first.end()
 
         assert set(crashes(postgres).values()) == {0}
+
+
+def test_a_session_that_was_lost_does_not_come_back_without_its_claims(postgres: SqlStore) -> None:
+    append(postgres, message("a"))
+    with postgres.drain_session(SHARD) as session:
+        [mailbox] = session.claim(10)
+        with session._use("asking for its process") as conn:
+            [(pid,)] = fetch(conn, "SELECT pg_backend_pid()")
+        query(postgres, f"SELECT pg_terminate_backend({pid}, 5000)")
+
+        # As the watch over a long turn does, before the turn ends.
+        with pytest.raises(StoreUnavailable):
+            session.say_alive()
+
+        with pytest.raises(StoreUnavailable, match="its claims with it"):
+            session.commit([commit_of(mailbox)], last=True)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -186,7 +186,7 @@ def test_a_child_that_was_forked_while_a_thread_held_the_stores_lock_goes_on(dur
         signal.alarm(20)
         append(durable, message("a"))
 
-    with durable._mutex:
+    with durable.engines._mutex:
         pid = forked(act)
 
     assert ended_well(pid)

@@ -16,13 +16,16 @@ from sqlalchemy.engine import Connection
 from entitycelery.exceptions import StoreUnavailable
 from entitycelery.message import Mailbox
 from entitycelery.storage.sql import session as session_module
-from entitycelery.storage.sql.dialects.sqlite import Liveness
+from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.dialects.pooled import PooledPostgreSQL
+from entitycelery.storage.sql.dialects.sqlite import Liveness, SQLite
 from entitycelery.storage.sql.mailbox import ClaimedMail
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.statement import fetch, run
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.interleave import before_first, rewrite
 from tests.storage.support import (
+    CLUSTER,
     SHARD,
     append,
     change,
@@ -37,7 +40,16 @@ from tests.storage.support import (
     retried,
 )
 
-TAKE = {"postgresql": "SELECT k, pg_try_advisory_lock(k)", "sqlite": "BEGIN IMMEDIATE"}
+TAKE: dict[type[Dialect], str] = {
+    PooledPostgreSQL: f"INSERT INTO entity_{CLUSTER}.lock AS held",
+    SQLite: "BEGIN IMMEDIATE",
+}
+
+
+def take_of(store: SqlStore) -> str:
+    """The statement that takes claims."""
+    return TAKE.get(type(store.dialect)) or store._locks._try  # type: ignore[attr-defined, no-any-return]
+
 
 # The fence
 
@@ -53,7 +65,7 @@ def overtaken_fences(store: SqlStore) -> list[int]:
             fences.append(mailbox.fence)
             session.commit([commit_of(mailbox)], last=True)
 
-    with store.drain_session(SHARD) as session, before_first(store, "drain", TAKE[store.dialect.name], overtake):
+    with store.drain_session(SHARD) as session, before_first(store, "drain", take_of(store), overtake):
         fences += [mailbox.fence for mailbox in session.claim(10)]
     return fences
 

@@ -20,10 +20,10 @@ from sqlalchemy.engine import Connection
 from entitycelery.address import Address
 from entitycelery.exceptions import StoreUnavailable
 from entitycelery.message import EntityCommit, Mail, Mailbox
-from entitycelery.storage.port import CommitResult
+from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql import session as session_module
 from entitycelery.storage.sql.commit import Commits
-from entitycelery.storage.sql.dialects.postgresql import _SERVER_SETTINGS
+from entitycelery.storage.sql.dialects.session_arguments import SERVER_SETTINGS
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.state import States
 from entitycelery.storage.sql.store import SqlStore
@@ -32,6 +32,11 @@ from tests.storage.support import SHARD, address, append, change, commit_of, end
 from tests.waiting import eventually
 
 Rule = Callable[[SqlStore], None]
+
+BEGUN_OR_NEW = pytest.mark.parametrize("begun", [True, False], ids=["begun", "new"])
+"""Whether the entities have a state before."""
+IN_THE_MIDDLE = "SELECT 1 FROM {state} WHERE entity_id = 'm' FOR UPDATE"
+FIRST_IN_THE_MIDDLE = "INSERT INTO {entity} (type, entity_id) VALUES ('Account', 'm')"
 
 
 def without_claims(store: SqlStore) -> SqlStore:
@@ -66,7 +71,8 @@ def replies(store: SqlStore) -> int:
 
 def no_version_check(store: SqlStore) -> None:
     """Broken: a state is written whatever its version is."""
-    rewrite(store, "WHERE state.version = excluded.version - 1", "")
+    has_era = store.dialect.name == "postgresql"
+    rewrite(store, "WHERE s.version = g.version" if has_era else "WHERE state.version = excluded.version - 1", "")
 
 
 def unchanged_states_are_not_written(store: SqlStore) -> None:
@@ -86,9 +92,22 @@ def _equal(first: str | None, second: str | None) -> bool:
     return msgspec.json.decode(first or "null") == msgspec.json.decode(second or "null")
 
 
-def two_turns_from_one_state(store: SqlStore, late_state: str | None = None) -> CommitResult:
-    """Two drains read one entity; the first commits one message of it, the second then another."""
+def handle_oldest(store: SqlStore) -> None:
+    """A drain of its own that handles the oldest message."""
+    with store.drain_session(SHARD) as session:
+        [mailbox] = session.claim(1)
+        assert session.commit([plus_one(mailbox, mailbox.mail[0])], last=True).lost == frozenset()
+
+
+def two_turns_from_one_state(store: SqlStore, late_state: str | None = None, *, begun: bool = True) -> CommitResult:
+    """Two drains read one entity; the first commits one message of it, the second then another.
+
+    `begun`: the entity has a state before.
+    """
     without_claims(store)
+    if begun:
+        append(store, message("a"))
+        handle_oldest(store)
     append(store, message("a"))
     append(store, message("a"))
     with store.drain_session(SHARD) as first, store.drain_session(SHARD) as second:
@@ -100,11 +119,12 @@ def two_turns_from_one_state(store: SqlStore, late_state: str | None = None) -> 
         return second.commit([commit_of(late, turn, state=counts)], last=True)
 
 
-def test_of_two_turns_from_one_state_the_second_loses(durable: SqlStore) -> None:
-    result = two_turns_from_one_state(durable)
+@BEGUN_OR_NEW
+def test_of_two_turns_from_one_state_the_second_loses(durable: SqlStore, *, begun: bool) -> None:
+    result = two_turns_from_one_state(durable, begun=begun)
 
     assert result.lost == {address("a")}
-    assert counted(durable) == replies(durable) == 1
+    assert counted(durable) == replies(durable) == 1 + begun
 
 
 def test_without_the_version_check_an_update_would_be_lost(durable: SqlStore) -> None:
@@ -113,18 +133,76 @@ def test_without_the_version_check_an_update_would_be_lost(durable: SqlStore) ->
     result = two_turns_from_one_state(durable)
 
     assert result.lost == frozenset()
-    assert counted(durable) == 1
-    assert replies(durable) == 2
+    assert counted(durable) == 2
+    assert replies(durable) == 3
 
 
 def test_a_turn_that_leaves_the_state_alone_loses_to_an_earlier_one_too(durable: SqlStore) -> None:
-    assert two_turns_from_one_state(durable, late_state='{"n": 1}').lost == {address("a")}
+    assert two_turns_from_one_state(durable, late_state='{"n": 2}').lost == {address("a")}
 
 
 def test_if_unchanged_states_were_not_written_two_turns_would_commit_from_one_state(durable: SqlStore) -> None:
     unchanged_states_are_not_written(durable)
 
-    assert two_turns_from_one_state(durable, late_state='{"n": 1}').lost == frozenset()
+    assert two_turns_from_one_state(durable, late_state='{"n": 2}').lost == frozenset()
+
+
+def no_entity_row(store: SqlStore) -> None:
+    """Broken: nothing tells that there is a state once that has another era than the first."""
+    change(store, "DELETE FROM {entity}")
+
+
+def late_first_turn(store: SqlStore, turns: int) -> CommitResult:
+    """A drain that read an entity before it had a state commits once others have committed so many turns of it."""
+    without_claims(store)
+    append(store, *(message("a") for _ in range(turns + 1)))
+    with store.drain_session(SHARD) as late:
+        [read] = late.claim(turns + 1)
+        for _ in range(turns):
+            handle_oldest(store)
+
+        return late.commit([plus_one(read, read.mail[-1])], last=True)
+
+
+def slow_first_turn(store: SqlStore, turns: int, rule: Rule = lambda store: None) -> CommitResult:
+    """The same, but the commit has begun before the others', and sees nothing of them."""
+    without_claims(store)
+    append(store, *(message("a") for _ in range(turns + 1)))
+    with store.drain_session(SHARD) as slow:
+        [read] = slow.claim(turns + 1)
+        last = read.mail[-1]
+        with held(store, "SELECT 1 FROM {message} WHERE id = :id FOR UPDATE", id=last.id):
+            party = Party(lambda: slow.commit([plus_one(read, last)], last=True))
+            eventually(lambda: blocked(store) == 1, every_s=0.002)
+            for _ in range(turns):
+                handle_oldest(store)
+            rule(store)
+        return party.join()
+
+
+@pytest.mark.parametrize("turns", [1, 16, 17, 40])
+def test_a_late_first_turn_loses_however_many_versions_there_have_been(durable: SqlStore, turns: int) -> None:
+    assert late_first_turn(durable, turns).lost == {address("a")}
+    assert counted(durable) == durable.state(address("a")).version == turns
+
+
+@pytest.mark.parametrize("turns", [1, 17])
+def test_a_first_turn_that_others_overtake_in_its_commit_loses(postgres: SqlStore, turns: int) -> None:
+    assert slow_first_turn(postgres, turns).lost == {address("a")}
+    assert counted(postgres) == postgres.state(address("a")).version == turns
+
+
+def test_without_the_row_of_its_entity_an_overtaken_first_turn_would_begin_anew(postgres: SqlStore) -> None:
+    assert slow_first_turn(postgres, 17, no_entity_row).lost == frozenset()
+
+
+def test_a_state_that_was_deleted_by_hand_begins_anew(durable: SqlStore) -> None:
+    append(durable, message("a"), message("a"))
+    handle_oldest(durable)
+    change(durable, "DELETE FROM {state}")
+    handle_oldest(durable)
+
+    assert counted(durable) == durable.state(address("a")).version == 1
 
 
 def delete_meets_a_stale_turn(store: SqlStore, *, tombstone: bool) -> CommitResult:
@@ -133,15 +211,15 @@ def delete_meets_a_stale_turn(store: SqlStore, *, tombstone: bool) -> CommitResu
     for _ in range(3):
         append(store, message("a"))
     with store.drain_session(SHARD) as first, store.drain_session(SHARD) as second:
-        [one] = first.claim(1)
+        [one], [stale] = first.claim(1), second.claim(10)
         first.commit([plus_one(one)], last=True)
         first.release([one])
-        [two], [stale] = first.claim(1), second.claim(10)
+        [two] = first.claim(1)
         first.commit([commit_of(two, state=None)], last=True)
         if not tombstone:
             change(store, "DELETE FROM {state}")
 
-        return second.commit([commit_of(stale, ended(stale.mail[1]))], last=True)
+        return second.commit([commit_of(stale, ended(stale.mail[2]))], last=True)
 
 
 def test_a_stale_turn_cannot_bring_a_deleted_entity_back(durable: SqlStore) -> None:
@@ -201,7 +279,7 @@ def contention(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(session_module, "is_contention", noted)
     monkeypatch.setitem(
-        _SERVER_SETTINGS, "drain", _SERVER_SETTINGS["drain"].replace("lock_timeout=1000", "lock_timeout=20000")
+        SERVER_SETTINGS, "drain", SERVER_SETTINGS["drain"].replace("lock_timeout=1000", "lock_timeout=20000")
     )
     return met
 
@@ -230,29 +308,30 @@ def crossing(store: SqlStore, lock: str, *commits: Callable[[], CommitResult], *
 
 def unsorted_states(store: SqlStore) -> None:
     """Broken: states are written in the order in which the turns ran."""
-    rewrite(store, "ORDER BY r.type, r.entity_id", "")
+    rewrite(store, "ORDER BY type, entity_id", "")
 
 
-def states_crosswise(store: SqlStore) -> None:
+def states_crosswise(store: SqlStore, *, begun: bool) -> None:
     """Two drains commit turns of the same entities in opposite orders, held up at the one in the middle."""
     without_claims(store)
     names = ["a", "m", "z"]
+    if begun:
+        change(
+            store,
+            "INSERT INTO {state} (type, entity_id, version, state_version) "
+            "SELECT 'Account', i, 1, 1 FROM unnest(ARRAY['a', 'm', 'z']) AS u(i)",
+        )
     for name in names * 2:
         append(store, message(name))
     with store.drain_session(SHARD) as first, store.drain_session(SHARD) as second:
         boxes = {box.address.id: box for box in first.claim(10)}
         theirs = {box.address.id: box for box in second.claim(10)}
-        change(
-            store,
-            "INSERT INTO {state} (type, entity_id, version, state_version) "
-            "SELECT 'Account', i, 0, 1 FROM unnest(ARRAY['a', 'm', 'z']) AS u(i)",
-        )
         forth = [commit_of(boxes[name], ended(boxes[name].mail[0])) for name in names]
         back = [commit_of(theirs[name], ended(theirs[name].mail[1])) for name in reversed(names)]
 
         results = crossing(
             store,
-            "SELECT 1 FROM {state} WHERE entity_id = 'm' FOR UPDATE",
+            IN_THE_MIDDLE if begun else FIRST_IN_THE_MIDDLE,
             lambda: first.commit(forth, last=True),
             lambda: second.commit(back, last=True),
         )
@@ -260,16 +339,20 @@ def states_crosswise(store: SqlStore) -> None:
     assert sorted(len(result.lost) for result in results) == [0, 3]
 
 
-def test_commits_that_meet_at_their_states_do_not_deadlock(postgres: SqlStore, contention: list[str]) -> None:
-    states_crosswise(postgres)
+@BEGUN_OR_NEW
+def test_commits_that_meet_at_their_states_do_not_deadlock(
+    postgres: SqlStore, contention: list[str], *, begun: bool
+) -> None:
+    states_crosswise(postgres, begun=begun)
 
     assert contention == []
 
 
-def test_commits_with_unsorted_states_would_deadlock(postgres: SqlStore, contention: list[str]) -> None:
+@BEGUN_OR_NEW
+def test_commits_with_unsorted_states_would_deadlock(postgres: SqlStore, contention: list[str], *, begun: bool) -> None:
     unsorted_states(postgres)
 
-    states_crosswise(postgres)
+    states_crosswise(postgres, begun=begun)
 
     assert DEADLOCK in contention
 
@@ -280,7 +363,9 @@ class OneByOne(Commits):
     def is_plain(self, commits: Sequence[EntityCommit]) -> bool:
         return False
 
-    def check(self, conn: Connection, commits: Sequence[EntityCommit]) -> list[EntityCommit]:
+    def check(
+        self, conn: Connection, commits: Sequence[EntityCommit], others: Sequence[str] = ()
+    ) -> list[EntityCommit]:
         alive = {turn.mail.id for c in commits for turn in c.turns if self.still_pending(conn, turn.mail)}
         return [c for c in commits if all(turn.mail.id in alive for turn in c.turns)]
 
@@ -331,7 +416,9 @@ class StatesFirst(Commits):
     def is_plain(self, commits: Sequence[EntityCommit]) -> bool:
         return False
 
-    def check(self, conn: Connection, commits: Sequence[EntityCommit]) -> list[EntityCommit]:
+    def check(
+        self, conn: Connection, commits: Sequence[EntityCommit], others: Sequence[str] = ()
+    ) -> list[EntityCommit]:
         won = self._states.write(conn, commits)
         return super().check(conn, [commit for commit in commits if commit.address in won])
 
@@ -340,7 +427,7 @@ def message_and_state(store: SqlStore, way: type[Commits]) -> None:
     """Two drains commit the same turn, the first in its own way; both are held up at the state that the first meets."""
     without_claims(store)
     append(store, message("a"))
-    change(store, "INSERT INTO {state} (type, entity_id, version, state_version) VALUES ('Account', 'a', 0, 1)")
+    change(store, "INSERT INTO {state} (type, entity_id, version, state_version) VALUES ('Account', 'a', 1, 1)")
     usual = store._commits
     commits_by(store, way)
     with store.drain_session(SHARD) as first:
@@ -464,8 +551,8 @@ def test_without_repeating_the_commit_such_turns_would_fail(
 def test_a_commit_behind_a_callers_open_send_gives_up_that_entity_alone(
     postgres: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = _SERVER_SETTINGS["drain"].replace("lock_timeout=1000", "lock_timeout=100")
-    monkeypatch.setitem(_SERVER_SETTINGS, "drain", short)
+    short = SERVER_SETTINGS["drain"].replace("lock_timeout=1000", "lock_timeout=100")
+    monkeypatch.setitem(SERVER_SETTINGS, "drain", short)
     append(postgres, message("a"), message("b"))
     key = message("target", key="k")
     engine = create_engine(postgres.url)

@@ -166,7 +166,7 @@ def test_a_message_that_has_an_answer_changes_no_state_again(durable: SqlStore, 
 def test_replies_that_yield_to_older_ones_would_let_a_message_count_twice(durable: SqlStore) -> None:
     commits_by(durable, Careful)
     replies: Any = durable._replies
-    replies._write = replies._write + " WHERE true ON CONFLICT (id) DO NOTHING"
+    replies._write = replies._write + " ON CONFLICT (id) DO NOTHING"
 
     assert second_answer(durable) == 1
 
@@ -377,6 +377,6 @@ def test_room_asked_for_before_the_key_would_refuse_a_duplicate(durable: SqlStor
                 return [FULL]
             return super().append(conn, messages, nonce, again=again)
 
-    durable._messages = RoomFirst(durable.dialect, SHARDS)
+    durable._sends._messages = RoomFirst(durable.dialect, durable._hashing)
 
     assert full_and_known(durable) is FULL

@@ -5,10 +5,6 @@ Each body also runs with one rule broken, and must then lose mail.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
@@ -17,9 +13,9 @@ from entitycelery.message import NewMessage
 from entitycelery.storage.sql import floor
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.floor import Floors, all_ended
-from entitycelery.storage.sql.statement import fetch
 from entitycelery.storage.sql.store import SqlStore
-from tests.storage.support import SHARD, append, change, handle_all, message, opened
+from tests.storage.interleave import Party
+from tests.storage.support import SHARD, append, change, handle, handle_all, held_snapshot, message, opened, pages_read
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +39,6 @@ def handle_some(store: SqlStore, count: int = 3) -> None:
         handle_all(store)
 
 
-@contextmanager
-def held_snapshot(store: SqlStore) -> Iterator[None]:
-    engine = create_engine(store.url)
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
-        conn.exec_driver_sql("SELECT 1")
-        yield
-    engine.dispose()
-
-
 def sent_while_others_are_handled(store: SqlStore) -> tuple[NewMessage, list[str]]:
     """A message whose transaction is open while floors rise; and what is handled after its commit."""
     engine = create_engine(store.url)
@@ -64,6 +51,15 @@ def sent_while_others_are_handled(store: SqlStore) -> tuple[NewMessage, list[str
 
 
 def test_floors_rise_behind_what_is_done(postgres: SqlStore) -> None:
+    handle_some(postgres, 6)
+
+    assert floor_of(postgres) > 1
+
+
+def test_floors_rise_where_the_first_look_found_that_nothing_was_ever_sent(postgres: SqlStore) -> None:
+    for _ in range(3):
+        postgres.waiting_shards([SHARD])
+
     handle_some(postgres, 6)
 
     assert floor_of(postgres) > 1
@@ -148,22 +144,49 @@ def test_a_transaction_has_ended_when_its_name_is_gone(before: set[str], now: se
     assert all_ended(before, now) == ended
 
 
-def test_a_floor_is_forgotten_after_a_while(postgres: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    handle_some(postgres, 6)
-    # As whoever restores rows from a copy does.
+def restored_below(store: SqlStore) -> NewMessage:
+    """A message whose number is below the floor, as whoever restores rows from a copy leaves it."""
+    handle_some(store, 6)
     restored = message("restored")
-    append(postgres, restored)
-    change(postgres, "UPDATE {message} SET seq = 1")
+    append(store, restored)
+    change(store, "UPDATE {message} SET seq = 1")
+    assert handle_all(store) == []
+    return restored
+
+
+def test_what_lies_below_a_floor_is_found_after_a_while(postgres: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored = restored_below(postgres)
+
+    monkeypatch.setattr(floor, "SEARCHED_EVERY_S", 0.0)
+
+    assert handle_all(postgres) == [restored.id]
+
+
+def test_a_sweep_finds_what_lies_below_a_floor_too(postgres: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    restored_below(postgres)
+    assert postgres.waiting_shards([SHARD]) == []
+
+    monkeypatch.setattr(floor, "SEARCHED_EVERY_S", 0.0)
+
+    assert [mail.shard for mail in postgres.waiting_shards([SHARD])] == [SHARD]
+
+
+def test_a_search_below_floors_that_takes_long_is_made_less_often(
+    postgres: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored = restored_below(postgres)
+    monkeypatch.setattr(floor, "SEARCHED_EVERY_S", 0.0)
+    floors_of(postgres)._search_took_s = 3600.0
+
     assert handle_all(postgres) == []
 
-    monkeypatch.setattr(floor, "FORGOTTEN_AFTER_S", 0.0)
-
+    floors_of(postgres)._search_took_s = 0.0
     assert handle_all(postgres) == [restored.id]
 
 
 def test_the_first_number_of_a_new_store_is_still_to_come(postgres: SqlStore) -> None:
     for _ in range(3):
-        postgres.waiting_shards([SHARD.group], SHARD.number + 1, delayed=False)
+        postgres.waiting_shards([SHARD])
 
     first = message("first")
     append(postgres, first)
@@ -179,11 +202,33 @@ def test_floors_of_a_store_that_was_made_anew_are_forgotten(postgres: SqlStore) 
     append(postgres, first)
     assert handle_all(postgres) == []
 
-    postgres.waiting_shards([SHARD.group], SHARD.number + 1, delayed=False)
+    postgres.waiting_shards([SHARD])
 
     assert handle_all(postgres) == [first.id]
     handle_some(postgres, 4)
     assert floor_of(postgres) > 1
+
+
+def test_a_drain_that_stands_still_while_it_raises_floors_holds_no_other_up(
+    postgres: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = message("first"), message("second")
+    handled: list[list[str]] = []
+    senders = postgres.dialect.senders
+
+    def stand_still(conn: Connection) -> set[str]:
+        monkeypatch.setattr(postgres.dialect, "senders", senders)
+        append(postgres, second)
+        handled.append(Party(lambda: handle_all(postgres)).join())
+        return senders(conn)
+
+    append(postgres, first)
+    with postgres.drain_session(SHARD) as session:
+        handle(session)
+        monkeypatch.setattr(postgres.dialect, "senders", stand_still)
+        assert session.claim(10) == []
+
+    assert handled == [[second.id]]
 
 
 def test_looks_beside_an_old_transaction_do_not_read_what_is_dead(postgres_url: str) -> None:
@@ -193,19 +238,15 @@ def test_looks_beside_an_old_transaction_do_not_read_what_is_dead(postgres_url: 
             handle_all(store)
 
         [now] = floors_of(store).of([SHARD])
-        read, without = (pages_read(store, floor_number) for floor_number in (now, 0))
+        read, without = (pages_of_a_look(store, floor_number) for floor_number in (now, 0))
 
     assert read * 4 < without
 
 
-def pages_read(store: SqlStore, floor_number: int) -> int:
+def pages_of_a_look(store: SqlStore, floor_number: int) -> int:
     """How many pages a look for mail touches that begins there."""
     bound = {"per_shard": 100, "shard_group": SHARD.group, "shards": [SHARD.number], "floors": [floor_number]}
-    statement = str(store._mailboxes._candidates)
-    with store._connection("explaining") as conn:
-        [(plan,)] = fetch(conn, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", bound)
-    [top] = plan if isinstance(plan, list) else json.loads(plan)
-    return int(top["Plan"]["Shared Hit Blocks"]) + int(top["Plan"]["Shared Read Blocks"])
+    return pages_read(store, store._mailboxes._candidates, **bound)
 
 
 def test_a_store_that_keeps_nothing_dead_has_no_floors(sqlite_store: SqlStore) -> None:

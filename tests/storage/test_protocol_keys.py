@@ -53,15 +53,15 @@ def check_first(store: SqlStore) -> None:
 
     class CheckFirst(Messages):
         def _append_keyed(
-            self, conn: Connection, messages: Sequence[NewMessage], parameters: dict[str, Any]
-        ) -> dict[str, AppendOutcome]:
+            self, conn: Connection, messages: Sequence[NewMessage], nonce: str
+        ) -> tuple[Sequence[NewMessage], list[AppendOutcome]]:
             ids = self._dialect.values([m.id for m in messages])
             if fetch(conn, replied, {"ids": ids}):
-                return dict.fromkeys((m.id for m in messages), DUPLICATE)
-            run(conn, self._insert, parameters)
-            return dict.fromkeys((m.id for m in messages), STORED)
+                return messages, [DUPLICATE] * len(messages)
+            run(conn, self._insert, self._inserted(messages, nonce)[1])
+            return messages, [STORED] * len(messages)
 
-    store._messages = CheckFirst(store.dialect, 4)
+    store._sends._messages = CheckFirst(store.dialect, store._hashing)
 
 
 def check_before(store: SqlStore) -> None:

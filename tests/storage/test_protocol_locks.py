@@ -162,7 +162,7 @@ def overtaken_claim(store: SqlStore) -> tuple[list[str], list[int]]:
         handle_all(store)
         append(store, new)
 
-    take = "SELECT k, pg_try_advisory_lock(k)"
+    take = store._locks._try  # type: ignore[attr-defined]
     with store.drain_session(SHARD) as session:
         with before_first(store, "drain", take, overtake):
             mailboxes = session.claim(10)

@@ -58,7 +58,7 @@ def test_messages_sent_in_one_call_are_handled_in_its_order(store: SqlStore) -> 
 
 def test_seq_drawn_in_the_order_of_locks_would_handle_them_by_id(durable: SqlStore) -> None:
     if durable.dialect.name == "postgresql":
-        rewrite(durable, "OFFSET 0", "ORDER BY r.id OFFSET 0")
+        rewrite(durable, "OFFSET 0) AS s", "ORDER BY r.id OFFSET 0) AS s")
     else:
         rewrite(durable, "ORDER BY r.ordinal", "ORDER BY r.id")
 

@@ -42,16 +42,21 @@ def test_a_sender_that_asked_before_its_commit_would_strand_its_message(
     postgres: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask_first(
-        self: Messages, conn: Connection, sent: NewMessage, nonce: str, question: tuple[str, Mapping[str, Any]]
+        self: Messages,
+        conn: Connection,
+        sent: NewMessage,
+        nonce: str,
+        question: tuple[str, Mapping[str, Any]],
+        **_how: bool,
     ) -> bool:
         run(conn, self._dialect.begin)
         rows = self._dialect.rows([_row(sent)])
-        fetch(conn, self._insert_certainly, {"rows": rows, "nonce": nonce, "shards": self._shards})
+        fetch(conn, self._insert_certainly, {"rows": rows, "nonce": nonce, "shards": self._hashing.number})
         [(is_attended,)] = fetch(conn, *question)
         run(conn, COMMIT)
         return bool(is_attended)
 
-    monkeypatch.setattr(Messages, "append_and_ask", ask_first)
+    monkeypatch.setattr(Messages, "append_certainly", ask_first)
 
     assert send_while_a_drain_ends(postgres) == (True, [])
 

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from celery import Celery
 
-from entitycelery import Entity, EntityCelery, handler
+from entitycelery import Entity, handler
 from entitycelery.address import ShardId
 from entitycelery.message import NewMessage
 from entitycelery.runtime import drain as drain_module
@@ -24,20 +23,16 @@ from entitycelery.runtime.drain import Drain
 from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.transports.bell import Bell
 from tests.storage.interleave import Party
+from tests.storage.rings import SHARD, NotedRings, aside
 
-SHARD = ShardId("default", 0)
 
-
-class Town:
-    """Entities of one shard, whose handler does what the test has put in `during` for the note's text."""
+class Town(NotedRings):
+    """Entities whose handler does what the test has put in `during` for the note's text."""
 
     def __init__(self, url: str, **settings: Any) -> None:
+        super().__init__(url, **settings)
         self.during: dict[str, Callable[[], None]] = {}
         self.handled: list[str] = []
-        self.rings: list[ShardId] = []
-        self.on_ring: Callable[[], None] = lambda: None
-        self.entities = EntityCelery(Celery("town", broker="memory://", set_as_current=False))
-        self.entities.override(database_url=url, shards_per_group=1, cluster="town", **settings)
         town = self
 
         @self.entities.register
@@ -48,17 +43,6 @@ class Town:
                 town.handled.append(text)
 
         self._box = Box
-        self.store = self.entities.store
-        self.store.upgrade()
-        self.bell = Bell(self, self.store.attended)
-        # However fast this machine sends: who rings has rung when the send returns.
-        self.bell._later.put = self.bell._carry  # type: ignore[method-assign]
-        self.entities.host.bell = self.bell
-        self.entities.client._bell = self.bell
-
-    def ring(self, shards: Sequence[ShardId]) -> None:
-        self.rings += shards
-        self.on_ring()
 
     def send(self, entity_id: str, text: str) -> bool:
         """Send a note as another process would, shortly after it has rung; whether it rings for it."""
@@ -66,16 +50,6 @@ class Town:
         self.bell._rang_at[SHARD] = time.monotonic()
         aside(lambda: self._box.ref(entity_id).note.send(text))
         return len(self.rings) > before
-
-    def drain(self) -> None:
-        while self.entities.host.drain(SHARD).more:
-            pass
-
-    def answer_rings(self) -> None:
-        """Have a drain run for each wake-up that has not been answered, as other pool slots would."""
-        while self.rings:
-            self.rings.clear()
-            aside(self.drain)
 
     def stranded(self) -> list[str]:
         """What is pending when every wake-up has been answered and every drain has ended."""
@@ -89,11 +63,6 @@ def town(store_url: str) -> Iterator[Town]:
     made = Town(store_url, drain_budget_s=60.0)
     yield made
     made.entities.close()
-
-
-def aside(act: Callable[[], Any]) -> Any:
-    """Do it in another thread, outside of any turn, and wait for it."""
-    return Party(act).join()
 
 
 def once_before(holder: Any, method: str, act: Callable[[], None]) -> list[bool]:
@@ -228,7 +197,7 @@ def test_leaving_wakeups_out_because_older_mail_is_pending_would_hold_mail_back(
     def older_is_pending(shards: Sequence[ShardId]) -> set[ShardId]:
         return set(shards) if len(town.store.pending(None, SHARD, 2)) > 1 else set()
 
-    def append_and_ask(message: NewMessage, *, nonce: str) -> bool:
+    def append_and_ask(message: NewMessage, *, nonce: str, flushed: bool = True) -> bool:
         town.store.append([message], nonce=nonce)
         return bool(older_is_pending([message.shard]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from tests.storage.support import (
 )
 from tests.waiting import eventually
 
-NAMES = ["0001_spine"]
+NAMES = ["0001_spine", "0002_sharding"]
 
 
 def url_of(store: SqlStore) -> str:
@@ -129,7 +130,7 @@ def test_a_store_without_the_schema_gives_the_command(any_url: str) -> None:
 def test_a_store_of_an_older_release_names_what_it_lacks(durable: SqlStore) -> None:
     newer = make_store(url_of(durable))
     known = newer._schema._all
-    known.append(type(known[-1])(len(known) + 1, "9999_later", "CREATE TABLE later (n integer)"))
+    known.append(type(known[-1])(known[-1].number + 1, "9999_later", "CREATE TABLE later (n integer)"))
 
     with pytest.raises(SchemaMissing, match="lacks 9999_later; run: entitycelery db upgrade"):
         newer.verify()
@@ -149,7 +150,11 @@ def test_a_store_that_a_newer_release_has_added_to_still_serves(durable: SqlStor
 
 def test_a_store_of_a_newer_release_that_needs_its_migration_is_not_touched(durable: SqlStore) -> None:
     apply_migration_99(durable)
-    change(durable, "INSERT INTO {meta} (name, value) VALUES ('needs_migration', '99')")
+    change(
+        durable,
+        "INSERT INTO {meta} (name, value) VALUES ('needs_migration', '99') "
+        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+    )
 
     with pytest.raises(SchemaMissing, match="has migration 99, which this release does not know"):
         durable.verify()
@@ -208,7 +213,9 @@ def catalog(store: SqlStore) -> list[tuple[object, ...]]:
         rows = query(store, "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
     else:
         rows = query(store, POSTGRES_CATALOG, schema=getattr(store.dialect, "schema", ""))
-    kept = query(store, "SELECT number, name, checksum FROM {migration}") + query(store, "SELECT * FROM {meta}")
+    # The secret of each store is its own.
+    meta = [(name, value if name != "signal_secret" else "") for name, value in query(store, "SELECT * FROM {meta}")]
+    kept = query(store, "SELECT number, name, checksum FROM {migration}") + meta
     return sorted((*rows, *kept), key=repr)
 
 
@@ -242,6 +249,16 @@ def test_the_printed_schema_applied_by_hand_is_the_upgraded_one(store_url: str, 
         assert len(handle_all(store)) == 1
 
 
+def test_each_store_signs_tokens_with_a_secret_of_its_own(postgres_url: str, tmp_path: Path) -> None:
+    secrets = []
+    for url, cluster in ((f"sqlite:///{tmp_path}/store.db", "red"), (postgres_url, "red"), (postgres_url, "blue")):
+        with opened(url, cluster=cluster) as store:
+            secrets.append(store.signal_secret())
+
+    assert len(set(secrets)) == 3
+    assert all(re.fullmatch(rb"[0-9a-f]{64}", secret) for secret in secrets)
+
+
 def test_the_schema_is_printed_without_a_connection() -> None:
     store = make_store("postgresql://nobody@127.0.0.1:1/nowhere")
 
@@ -271,7 +288,9 @@ def test_two_clusters_in_one_database_never_meet(postgres_url: str) -> None:
 
 def test_commits_of_callers_are_announced_to_their_cluster_alone(postgres_url: str) -> None:
     with opened(postgres_url, cluster="red") as red, opened(postgres_url, cluster="blue") as blue:
-        assert red.committed_shards() == blue.committed_shards() == []
+        by_red, by_blue = red.listen(), blue.listen()
+        assert by_red is not None
+        assert by_blue is not None
         heard = {SHARD: red, OTHER_SHARD: blue}
         engine = create_engine(red.url)
         for shard, store in heard.items():
@@ -280,10 +299,8 @@ def test_commits_of_callers_are_announced_to_their_cluster_alone(postgres_url: s
         engine.dispose()
 
         # Commits are announced in their order: who hears the second has been told of the first, if ever.
-        by_blue = eventually(lambda: blue.committed_shards())
-        assert OTHER_SHARD in by_blue
-        assert SHARD not in by_blue
-        eventually(lambda: red.committed_shards() == [SHARD])
+        assert eventually(lambda: by_blue.take().shards) == {OTHER_SHARD}
+        assert eventually(lambda: by_red.take().shards) == {SHARD}
 
 
 def test_dropping_a_cluster_leaves_the_other_alone(postgres_url: str) -> None:

@@ -106,7 +106,7 @@ def entities(store_url: str) -> Iterator[EntityCelery]:
 
 
 def columns_of(entities: EntityCelery, view: str) -> dict[str, Any]:
-    with entities.store._connection("looking") as conn:
+    with entities.store.engines.use("looking") as conn:
         result = conn.exec_driver_sql(str(entities.store.dialect.sql(f"SELECT * FROM {{{view}}}")))  # noqa: S608
         return {column[0]: column[1] for column in result.cursor.description}
 
@@ -144,7 +144,7 @@ def test_fields_may_be_called_like_columns_of_the_table(entities: EntityCelery) 
     entities.make_views()
     store_state(entities.store, "o", '{"id": 7, "state": "open", "type": "big", "user": "ann"}', type_name="Order")
 
-    with entities.store._connection("looking") as conn:
+    with entities.store.engines.use("looking") as conn:
         named = entities.store.dialect.sql('SELECT id, state, type, "user" FROM {state_order}')
         assert [tuple(row) for row in conn.exec_driver_sql(str(named))] == [(7, "open", "big", "ann")]
 

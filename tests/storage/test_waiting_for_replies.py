@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import ExitStack
 
+import msgspec
 import pytest
 
 from entitycelery.message import Status
@@ -56,7 +57,7 @@ def heard(waiter: ReplyWaiter, count: int) -> list[str]:
 # PostgreSQL announces
 
 
-def test_an_announcement_wakes_whoever_waits_and_carries_the_id_alone(postgres: SqlStore) -> None:
+def test_an_announcement_wakes_whoever_waits_and_carries_the_id(postgres: SqlStore) -> None:
     with postgres.waiter() as waiter:
         sent = message(reply_to=waiter.channel)
         append(postgres, sent)
@@ -68,6 +69,42 @@ def test_an_announcement_wakes_whoever_waits_and_carries_the_id_alone(postgres: 
         assert sent.id in postgres.replies([sent.id])
 
     assert drain.join() == [sent.id]
+
+
+SMALL = '{"a":["b",1]}'
+
+
+@pytest.mark.parametrize("way", [Commits, Careful])
+@pytest.mark.parametrize(
+    ("status", "result", "told"),
+    [
+        (Status.DONE, SMALL, SMALL),
+        (Status.DONE, "null", "null"),
+        (Status.DONE, f'"{"x" * 1_998}"', f'"{"x" * 1_998}"'),
+        (Status.DONE, f'"{"x" * 1_999}"', None),
+        (Status.DONE, f'"{"x" * 100_000}"', None),
+        (Status.DONE, '"\u00fc"', None),
+        (Status.FAILED, None, None),
+        (Status.EXPIRED, None, None),
+    ],
+)
+def test_a_small_result_is_announced_whole_and_others_are_left_to_be_read(
+    postgres: SqlStore, way: type[Commits], status: Status, result: str | None, told: str | None
+) -> None:
+    commits_by(postgres, way)
+    with postgres.waiter() as waiter, postgres.drain_session(SHARD) as session:
+        # Ids may be whatever somebody likes to call his tasks.
+        sent = message(id="a b: c", keyed=True, reply_to=waiter.channel)
+        append(postgres, sent)
+        [mailbox] = session.claim(10)
+        turn = msgspec.structs.replace(ended(mailbox.mail[0], status=status), result=result)
+        session.commit([commit_of(mailbox, turn)], last=True)
+
+        assert heard(waiter, 1) == [sent.id]
+        assert waiter.heard(sent.id) == told
+        assert waiter.heard("another") is None
+        stored = postgres.replies([sent.id])[sent.id].result
+        assert msgspec.json.decode(stored or "null") == msgspec.json.decode(result or "null")
 
 
 @pytest.mark.parametrize("way", [Commits, Careful])

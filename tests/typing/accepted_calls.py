@@ -3,10 +3,20 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from entitycelery import AsyncResult, EntityStatus, Prepared, Sent
+from entitycelery import (
+    AsyncResult,
+    EntityStatus,
+    LoopContext,
+    PendingSignal,
+    Prepared,
+    Sent,
+    SignalOutcome,
+    Singleton,
+)
 from tests.typing.bank import Account, Audit, Order, Other, Shared, alice, entities
 
 assert_type(alice, Account)
@@ -28,6 +38,7 @@ assert_type(Other.ref("a").add.send(), Sent[int])
 # Options keep the type.
 assert_type(alice.deposit.options(key="k", delay_s=5).send(5), Sent[int])
 assert_type(alice.deposit.options(delay_s=timedelta(minutes=1)).options(timeout_s=3.5).ask(5), int)
+assert_type(alice.deposit.options(key="k", unique="queue", unique_for_s=timedelta(minutes=1)).send(5), Sent[int])
 alice.deposit.options(deliver_at=datetime(2030, 1, 1, tzinfo=UTC), expires_s=60, connection=None).send(5)
 
 # Celery's spelling.
@@ -71,3 +82,25 @@ async def asynchronous() -> None:
     assert_type(await alice.deposit.asend(5), Sent[int])
     assert_type(await (await alice.deposit.asend(5)).aresult(timeout_s=1), int)
     assert_type(await by_hand.fetch(["a"]), dict[str, int])
+
+
+# Loops stay the functions that they are.
+@entities.singleton
+def follow(stop: threading.Event) -> None: ...
+
+
+@entities.singleton(name="feed", on_become_leader=lambda: None, restart_backoff_s=2.0)
+def follow_with_context(stop: threading.Event, context: LoopContext) -> None:
+    context.heartbeat()
+    assert_type(context.fence, int)
+
+
+follow(threading.Event())
+assert_type(entities.singletons(), list[Singleton])
+
+# Signals.
+assert_type(entities.signal("token").succeed({"any": "value"}), SignalOutcome)
+assert_type(entities.signal(alice, "approval").fail(ValueError("no")), SignalOutcome)
+assert_type(entities.signal(alice, "approval").cancel(), SignalOutcome)
+assert_type(entities.signals(alice), list[PendingSignal])
+assert_type(entities.signal_token(alice, "approval"), str)

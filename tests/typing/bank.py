@@ -39,6 +39,16 @@ class Account(Entity):
         self.deposit.send(amount)
         return None
 
+    @handler
+    def request(self, amount: int) -> str:
+        return self.expect("approval", then=self.deposit, on_timeout=self.close, timeout_s=60)
+
+    @handler
+    def decide(self, amount: int) -> int:
+        token: str = self.expect("approval", then=self.deposit)
+        self.turn.withdraw(token)
+        return self.reply_later()
+
     @handler(name="close-it", autoretry_for=(OSError,), max_retries=5, retry_backoff=2, turn_timeout_s=10.0)
     def close(self) -> None:
         self.turn.delete()

@@ -33,6 +33,7 @@ alice.deposit.options(delay=5)  # type: ignore[call-arg]
 alice.deposit.options(countdown=5)  # type: ignore[call-arg]
 alice.deposit.options(key=5)  # type: ignore[arg-type]
 alice.deposit.options(delay_s="5")  # type: ignore[arg-type]
+alice.deposit.options(key="k", unique="never")  # type: ignore[arg-type]
 alice.deposit.options(deliver_at=5)  # type: ignore[arg-type]
 alice.deposit.options("key")  # type: ignore[call-arg]
 
@@ -56,3 +57,12 @@ async def asynchronous() -> None:
     await alice.deposit.asend()  # type: ignore[call-arg]
     await alice.deposit.asend(5, 6)  # type: ignore[call-arg]
     await alice.fetch.aask("a", "b")  # type: ignore[call-arg]
+
+
+# Signals take handlers, and names.
+by_hand = Account()
+by_hand.expect("approval", then=5)  # type: ignore[arg-type]
+by_hand.expect("approval")  # type: ignore[call-arg]
+by_hand.expect(5, then=alice.deposit)  # type: ignore[arg-type]
+by_hand.expect("approval", then=alice.deposit, timeout_s="5")  # type: ignore[arg-type]
+entities.signal(alice, 5)  # type: ignore[arg-type]

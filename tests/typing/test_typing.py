@@ -67,7 +67,7 @@ def test_files_of_wrong_calls_have_the_check_turned_on_and_name_each_fault(path:
     marked = [line for line in lines if "type: ignore" in line]
 
     assert "reportUnnecessaryTypeIgnoreComment=true" in first
-    assert len(marked) > 20
+    assert len(marked) >= 10
     assert [line for line in marked if not WRONG.search(line)] == []
     assert not any("pyright: ignore" in line for line in lines)
 

@@ -14,6 +14,7 @@ from entitycelery.address import (
     ShardId,
     explicit_message_id,
     fingerprint,
+    is_unique_name,
     keyed_message_id,
     lock_key,
     lock_space,
@@ -21,6 +22,7 @@ from entitycelery.address import (
     parse_address,
     queue_name,
     shard_of,
+    unique_name,
     valid_cluster,
     valid_entity_id,
     valid_type_name,
@@ -28,6 +30,7 @@ from entitycelery.address import (
 from entitycelery.exceptions import ConfigurationError
 
 ALICE = Address("Account", "alice")
+NAME_OF_ORDER_17 = "unique:ceed696253e19f29d1179db4e652e79e"
 
 type_names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.\-]{0,30}", fullmatch=True)
 entity_ids = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), min_size=1, max_size=200)
@@ -54,6 +57,30 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_shards_never_change(entity_id: str, shard_of_64: int, shard_of_7: int) -> None:
     assert shard_of("default", entity_id, 64) == ShardId("default", shard_of_64)
     assert shard_of("other", entity_id, 7) == ShardId("other", shard_of_7)
+
+
+# Of 1, 2, 64 and 1,024 shards. They were computed bit by bit from the polynomial, not by the code under test.
+SHARDS = {
+    "a": (0, 1, 3, 579),
+    " ": (0, 1, 5, 837),
+    "0": (0, 1, 33, 801),
+    "-1": (0, 0, 42, 42),
+    "alice": (0, 1, 7, 71),
+    "ü": (0, 1, 21, 469),
+    "e\u0301": (0, 1, 45, 813),
+    "日本": (0, 0, 12, 460),
+    "\U0001f600": (0, 0, 4, 324),
+    "a/b/c": (0, 1, 9, 329),
+    "x" * 2400: (0, 1, 55, 311),
+    "ü" * 1200: (0, 1, 1, 961),
+}
+
+
+@pytest.mark.parametrize("entity_id", SHARDS, ids=lambda entity_id: ascii(entity_id[:6]))
+def test_the_table_of_shards_never_changes(entity_id: str) -> None:
+    found = tuple(shard_of("gpu", entity_id, number) for number in (1, 2, 64, 1024))
+
+    assert found == tuple(ShardId("gpu", number) for number in SHARDS[entity_id])
 
 
 @given(entity_ids, st.integers(1, 4096))
@@ -86,6 +113,21 @@ def test_lock_keys_fit_in_64_signed_bits(entity_id: str, cluster: str) -> None:
 def test_keyed_ids_never_change() -> None:
     assert keyed_message_id("default", ALICE, "deposit", "order-17") == "c96a1985-5ac2-5d68-b968-0b3e1a5f24ad"
     assert keyed_message_id("other", ALICE, "deposit", "order-17") == "868f0562-0710-5d5c-9364-03aa8e81df41"
+
+
+def test_names_of_keys_that_are_mutexes_never_change() -> None:
+    assert unique_name("default", ALICE, "deposit", "order-17") == NAME_OF_ORDER_17
+    assert unique_name("other", ALICE, "deposit", "order-17") != NAME_OF_ORDER_17
+    assert is_unique_name(NAME_OF_ORDER_17)
+
+
+@given(any_text, any_text.filter(bool), st.binary())
+def test_no_fingerprint_looks_like_the_name_of_a_key(operation: str, key: str, args: bytes) -> None:
+    plain, name = fingerprint(ALICE, operation, args), unique_name("default", ALICE, operation, key)
+
+    # What the index of these messages goes by.
+    assert plain < "u" < name
+    assert not is_unique_name(plain)
 
 
 @given(st.lists(st.tuples(any_text, any_text, any_text, any_text, any_text.filter(bool)), min_size=2, unique=True))

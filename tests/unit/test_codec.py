@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from entitycelery import codec
 from entitycelery.exceptions import SerializationFailed
+from tests.naming import shown
 
 NAN, INFINITY = math.nan, math.inf
 
@@ -74,7 +75,7 @@ def test_canonical_json_sorts_nested_objects_and_writes_no_spaces() -> None:
         [2**70, NAN],
         (NAN, None),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_nan_and_infinity_are_refused_wherever_they_hide(value: Any) -> None:
     with pytest.raises(SerializationFailed, match=r"^the result cannot be written as JSON: .*NaN or an infinity"):
@@ -96,7 +97,7 @@ def test_nan_and_infinity_are_refused_wherever_they_hide(value: Any) -> None:
         {"big": 2**70, "none": None},
         {"raw": msgspec.Raw(b"null"), "alike": b"\xcb\xff\xf8"},
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_none_and_the_word_null_are_no_numbers(value: Any) -> None:
     assert codec.to_json(value, "it") == msgspec.json.encode(value)
@@ -138,7 +139,7 @@ def test_a_backslash_before_u0000_is_not_a_nul_character(value: str) -> None:
         ({None: 1}, "keys"),
         (type("Subclass", (float,), {})(1.0), "unsupported"),
     ],
-    ids=ascii,
+    ids=shown,
 )
 def test_a_value_that_json_cannot_carry_is_refused_with_the_reason(value: Any, why: str) -> None:
     with pytest.raises(SerializationFailed, match=f"^it cannot be written as JSON: .*{why}"):

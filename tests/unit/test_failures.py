@@ -12,6 +12,7 @@ from entitycelery.address import Address
 from entitycelery.exceptions import HandlerFailed, KeyConflict, MessageCancelled, MessageExpired
 from entitycelery.failures import RemoteTraceback, exception_from, failure_from, result_of
 from entitycelery.message import Failure, Reply, Status
+from tests.naming import shown
 
 
 class InsufficientFundsError(Exception):
@@ -66,7 +67,7 @@ def raised_again(exc: BaseException) -> BaseException:
         ZeroDivisionError(),
         OSError(2, "No such file"),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_an_importable_exception_is_raised_again_as_its_own_class_with_its_arguments(exc: Exception) -> None:
     again = raised_again(exc)
@@ -108,7 +109,7 @@ def foreign_class() -> Exception:
         (SystemExit(3), "SystemExit: 3"),
         (KeyboardInterrupt(), "KeyboardInterrupt"),
     ],
-    ids=ascii,
+    ids=shown,
 )
 def test_an_exception_that_cannot_be_rebuilt_is_handler_failed_with_its_name_and_text(
     exc: BaseException, named: str

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from entitycelery.exceptions import ConfigurationError, MalformedMessage, SerializationFailed
 from entitycelery.operation import HandlerOptions, Operation
+from tests.naming import shown
 
 
 class Line(msgspec.Struct):
@@ -93,7 +94,7 @@ def test_an_argument_that_equals_its_default_is_sent_as_given() -> None:
         ((ORDER, 5), {"note": "\ud800"}, "note"),
         ((ORDER, object()), {}, "price"),
     ],
-    ids=lambda value: ascii(value)[:40],
+    ids=lambda value: shown(value)[:40],
 )
 def test_a_call_that_does_not_fit_names_the_argument(args: Any, kwargs: dict[str, Any], argument: str) -> None:
     error = malformed(lambda: BUY.encode(args, kwargs))
@@ -201,7 +202,7 @@ def test_a_result_is_written_and_read_as_annotated() -> None:
         (Any, object()),
         (timedelta, "soon"),
     ],
-    ids=ascii,
+    ids=shown,
 )
 def test_a_result_that_is_not_what_was_promised_is_refused(annotation: Any, result: Any) -> None:
     def answer(self: object) -> Any: ...

@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 import redis
 
-from tests import conftest
+from tests import conftest, faked_clock
 from tests.conftest import url_or_skip
 from tests.embedded_postgres import EmbeddedPostgres
 from tests.services import POSTGRES_VARIABLE, Service, Services, fresh_postgres_database
@@ -87,6 +87,25 @@ def test_missing_service_fails_where_strict(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(pytest.fail.Exception, match="Redis is required: not here"):
         url_or_skip(Service("Redis", "nowhere", missing="not here"))
+
+
+def test_missing_faketime_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faked_clock, "LIBRARIES", ())
+
+    service = Services().faketime()
+
+    assert service.url is None
+    assert "libfaketime is not installed" in str(service)
+
+
+def test_missing_pgbouncer_is_named(monkeypatch: pytest.MonkeyPatch, services: Services) -> None:
+    url_or_skip(services.postgres())
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+
+    service = Services().pgbouncer()
+
+    assert service.url is None
+    assert "pgbouncer is not installed" in str(service)
 
 
 def test_unreachable_server_is_reported_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

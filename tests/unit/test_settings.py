@@ -15,14 +15,20 @@ from entitycelery.storage.sql.url import driver_url
 DURATIONS = [field.name for field in dataclasses.fields(Settings) if field.name.endswith("_s")]
 NUMBERS = [field.name for field in dataclasses.fields(Settings) if str(field.type).startswith(("int", "float"))]
 BAD: dict[str, list[Any]] = {
-    **{name: ["", "soon", [1], object(), True] for name in NUMBERS},
+    **{name: ["", "soon", [1], {"a": 1}, True] for name in NUMBERS},
     **{name: ["", "soon", [1], True, 0, -1, math.nan, math.inf, "nan", "inf"] for name in DURATIONS},
     # 0 turns it off.
     "deploy_window_s": ["", "soon", [1], True, -1, math.nan, math.inf, "nan", "inf"],
     "log_format": ["", "xml", 5],
+    "lock_mode": ["", "row", 5],
+    "health": ["", "pong", 5],
+    "health_k8s_namespace": ["", "My Space", "x" * 64, "-a"],
+    "health_k8s_selector": ["", " "],
+    "health_file": ["", " "],
     "shards_per_group": ["x", 0, -1, 1.5, "1.5", True, math.nan],
     "mailbox_capacity": ["x", 0, -1, 1.5],
     "batch_size": [0, -1, 1.5, "1.5"],
+    "workflow_max_steps": [0, -1, 1.5, "1.5"],
     "send_retries": [-1, 0.5, "x"],
     "max_crashes": [0, "x"],
     "connections": [0, -5],
@@ -34,6 +40,9 @@ BAD: dict[str, list[Any]] = {
     "cluster": ["", "My Cluster", 5, "x" * 33],
     "shard_groups": ["", "a,,b", "a b", 5, [], ()],
     "auto_migrate": ["maybe", ""],
+    "preemptive_shutdown": ["maybe", ""],
+    "runner_weight": ["heavy", 0, -1, math.nan, math.inf],
+    "app_version": ["", " "],
 }
 
 
@@ -48,7 +57,16 @@ def test_the_command_line_wins_over_the_environment_over_conf_over_the_default(f
         "cluster": ["one", "two", "three"],
         "shard_groups": [("one",), ("two",), ("three",)],
         "auto_migrate": [True, False, True],
+        "preemptive_shutdown": [False, True, False],
+        "app_version": ["1", "2", "3"],
+        # A lease lives for longer than three of them.
+        "refresh_interval_s": [1.5, 2, 3],
         "log_format": ["json", "celery", "json"],
+        "lock_mode": ["rows", "advisory", "rows"],
+        "health": ["ping", "noop", "k8s"],
+        "health_k8s_namespace": ["one", "two", "three"],
+        "health_k8s_selector": ["app=one", "app=two", "app in (three, four)"],
+        "health_file": ["/run/one", "/run/two", "/run/three"],
     }
     line, env, conf = values.get(field, [7, 8, 9])
     environment = {f"ENTITY_{field.upper()}": ",".join(env) if isinstance(env, tuple) else str(env)}
@@ -115,4 +133,5 @@ def test_a_turn_must_not_be_shorter_than_the_wait_for_its_commit() -> None:
 def test_every_duration_says_its_unit() -> None:
     floats = {field.name for field in dataclasses.fields(Settings) if str(field.type) == "float"}
 
-    assert floats == set(DURATIONS)
+    # A weight is relative to others.
+    assert floats - {"runner_weight"} == set(DURATIONS)

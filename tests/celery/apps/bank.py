@@ -6,6 +6,7 @@ BANK_CONFIG is the app's configuration as JSON; in BANK_FOLDER handlers leave ma
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -73,6 +74,11 @@ class Journal(Entity):
         return os.getpid()
 
     @handler
+    def write_later(self, number: int, delay_s: float) -> str:
+        """Send oneself a message that writes one entry later; its id."""
+        return Journal.ref(self.turn.id).stamp.options(delay_s=delay_s).send(number).id
+
+    @handler
     def write_at_leisure(self, sender: str, number: int, pause_s: float = 0.003) -> int:
         """Write one entry, in a turn long enough to be hit by a signal."""
         time.sleep(pause_s)
@@ -87,6 +93,27 @@ class Journal(Entity):
             time.sleep(0.01)
         self.entries.append((sender, number))
         return os.getpid()
+
+    @handler
+    def end_coldly_and_hold(self, sender: str, number: int, name: str) -> int:
+        """Have the worker of this process end, by a signal that comes while this runs, as `hold` does."""
+        if not (FOLDER / f"{name}.started").exists():
+            leave_mark(f"{name}.started", str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGQUIT)
+        return self.hold(sender, number, name)
+
+    @handler
+    def write_alone(self, sender: str, number: int, pause_s: float = 0.02) -> int:
+        """Write one entry, in a turn that tells if another one runs meanwhile, anywhere."""
+        with (FOLDER / f"{self.turn.id}.alone").open("w") as file:
+            try:
+                # The kernel takes it back from whoever dies with it.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                leave_mark(f"{self.turn.id}.not-alone", str(os.getpid()))
+            time.sleep(pause_s)
+            self.entries.append((sender, number))
+        return number
 
     @handler
     def die(self) -> None:

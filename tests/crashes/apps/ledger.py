@@ -93,11 +93,31 @@ class Ledger(Entity):
         raise NotReady
 
     @handler
+    def write_when_told(self, sender: str, number: int) -> None:
+        """Is answered when somebody completes its signal."""
+        self.entries.append((sender, number))
+        self.expect(sender, then=self.be_told)
+        return self.reply_later()
+
+    @handler
+    def be_told(self, number: int) -> None:
+        Ledger.ref(told_of(self.turn.id)).write.send(self.turn.signal or "", number)
+
+    @handler
+    def tell(self, ledger: str, sender: str, number: int) -> None:
+        """Completes a signal as part of its commit."""
+        entities.signal(f"Ledger/{ledger}", sender).succeed(number)
+
+    @handler
     def pay(self, sender: str, number: int) -> None:
         self.entries.append((sender, number))
         with around("the user's SQL"):
             self.turn.connection.exec_driver_sql(PAY.format(ledger=self.turn.id, sender=sender, number=number))
         Ledger.ref(copy_of(self.turn.id)).write.send(sender, number)
+
+
+def told_of(name: str) -> str:
+    return f"told of {name}"
 
 
 def copy_of(name: str) -> str:
