@@ -18,7 +18,7 @@ import celery
 import psycopg2
 import sqlalchemy
 
-from benchmarks import bench, flat, profile, replies
+from benchmarks import bench, delayed, flat, movement, profile, replies, schedules, takeover, workflows
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
         processes=arguments.processes,
         messages=arguments.messages // 10 if arguments.quick else arguments.messages,
         picture=arguments.picture,
+        dbos=arguments.dbos,
     )
     # The app under measurement reads its settings when it is imported.
     os.environ.update(setup.environment())
@@ -38,7 +39,11 @@ def main() -> None:
         for label, value in _CASES[name](setup).items():
             figures[label] = round(value, 2)
             print(f"{label:<44} {value:>12,.2f}", file=sys.stderr, flush=True)
-    report = {"machine": _machine(setup), "settings": {**vars(arguments), "picture": None}, "figures": figures}
+    report = {
+        "machine": _machine(setup),
+        "settings": {**vars(arguments), "picture": None, "dbos": None},
+        "figures": figures,
+    }
     print(json.dumps(report, indent=2) if arguments.json else _table(report))
 
 
@@ -54,12 +59,17 @@ _CASES = {
     "flat": lambda setup: flat.flat(setup, setup.messages * 25, held=False),
     "held": lambda setup: flat.flat(setup, setup.messages * 25, held=True),
     "replies": lambda setup: replies.replies(setup, setup.messages * 250),
+    "delayed": delayed.delayed,
+    "schedules": schedules.schedules,
+    "takeover": takeover.takeover,
+    "workflows": lambda setup: workflows.workflows(setup, setup.dbos),
+    "movement": lambda _setup: movement.movement(),
     "plain": lambda setup: {"plain Celery, one UPDATE a task/s": bench.plain_per_s(setup)},
 }
 
 
 # They take long, or need py-spy: only where they are asked for.
-_LONG = ("profile", "flat", "held", "replies")
+_LONG = ("profile", "flat", "held", "replies", "delayed", "takeover", "workflows", "movement")
 # What decides most of the figures.
 _SERVER_SETTINGS = ("server_version", "fsync", "synchronous_commit", "autovacuum", "shared_buffers")
 
@@ -75,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--messages", type=int, default=40_000, help="per measurement")
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages")
     parser.add_argument("--picture", type=Path, help="where `profile` draws its figures, as SVG")
+    parser.add_argument("--dbos", type=Path, help="a Python that has DBOS, for `workflows` to compare with")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("only", nargs="*", help=f"some of: {', '.join(_CASES)}")
     return parser.parse_args()

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import psycopg2
+from celery import Celery
 
 _READY_TIMEOUT_S = 60.0
 _DATABASE = "entitycelery_bench"
@@ -31,6 +32,7 @@ class Setup:
     processes: int
     messages: int
     picture: Path | None = None
+    dbos: Path | None = None
 
     @property
     def database_url(self) -> str:
@@ -82,10 +84,16 @@ class Database:
             cursor.execute(statement, parameters)
             return cursor.fetchone() if cursor.description else None
 
-    def await_true(self, statement: str, timeout_s: float = 300.0) -> None:
+    def rows(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one statement and return all its rows."""
+        with self._conn.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall()
+
+    def await_true(self, statement: str, *parameters: Any, timeout_s: float = 300.0) -> None:
         """Wait until a query says true."""
         deadline = time.monotonic() + timeout_s
-        while not self.query(statement)[0]:
+        while not self.query(statement, *parameters)[0]:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not so in {timeout_s} s: {statement}")
             time.sleep(0.05)
@@ -108,7 +116,7 @@ def worker(setup: Setup, *options: str) -> Iterator[None]:
             start_new_session=True,
         )
     try:
-        _await_ping(process, log)
+        _await_ping(setup, process, log)
         yield
     finally:
         process.terminate()
@@ -119,13 +127,13 @@ def worker(setup: Setup, *options: str) -> Iterator[None]:
         log.unlink(missing_ok=True)
 
 
-def _await_ping(process: subprocess.Popen[bytes], log: Path) -> None:
-    from benchmarks.app import app  # noqa: PLC0415
-
-    deadline = time.monotonic() + _READY_TIMEOUT_S
-    while not app.control.ping(timeout=0.5):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the worker did not start:\n{log.read_text()}")
+def _await_ping(setup: Setup, process: subprocess.Popen[bytes], log: Path) -> None:
+    # Not the app under measurement: the worker may be on another broker than its senders.
+    with Celery("ping", broker=setup.broker, set_as_current=False) as app:
+        deadline = time.monotonic() + _READY_TIMEOUT_S
+        while not app.control.ping(timeout=0.5):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the worker did not start:\n{log.read_text()}")
 
 
 def _calls(count: int, accounts: int, first: int = 0) -> list[Any]:
@@ -134,11 +142,11 @@ def _calls(count: int, accounts: int, first: int = 0) -> list[Any]:
     return [Account.ref(f"a{index % accounts}").deposit.prepare(1) for index in range(first, first + count)]
 
 
-def send_batch(count: int, accounts: int, first: int) -> None:
-    """Store messages for so many entities in turn; `first` is the number of the first message."""
+def send_batch(count: int, accounts: int, first: int) -> list[str]:
+    """Store messages for so many entities in turn, the first with the number `first`; their ids."""
     from benchmarks.app import entities  # noqa: PLC0415
 
-    entities.send_many(_calls(count, accounts, first))
+    return [sent.id for sent in entities.send_many(_calls(count, accounts, first))]
 
 
 def worker_processes() -> list[psutil.Process]:

@@ -13,7 +13,7 @@ _TABLES = ("message", "reply", "state")
 _FILL = """
     INSERT INTO entity_default.reply (id, fingerprint, type, entity_id, operation, status, result, finished_at)
     SELECT '01900000-' || lpad(to_hex(n), 8, '0') || '-7000-8000-' || substr(md5(n::text), 1, 12), md5(n::text),
-           'Account', 'a' || n % 10000, 'deposit', 'done', '1', clock_timestamp() - (%s - n) * interval '10 ms'
+           'Account', 'a' || n %% 10000, 'deposit', 'done', '1', clock_timestamp() - (%s - n) * interval '10 ms'
     FROM generate_series(1, %s) n
 """
 
