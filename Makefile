@@ -9,6 +9,9 @@ SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 # Drawn once, not anew at every use.
 SEED := $(SEED)
 
+# Tests start hundreds of processes: each would compile whatever it imports, for longer than it then runs.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help .venv demo test lint types chaos bench clean
 
@@ -32,7 +35,7 @@ demo: $(INSTALLED) ## pull the plug on a worker under load, and count (ARGS="--j
 	$(BIN)/entitycelery demo $(ARGS)
 
 test: $(DEV) ## all tests (PYTEST_ARGS="-k name")
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m tests $(PYTEST_ARGS)
 
 lint: $(DEV) ## style, format and layers
 	$(BIN)/ruff check .
