@@ -58,7 +58,7 @@ def fresh_database(setup: Setup) -> Iterator[Database]:
         cursor.execute("CREATE DATABASE entitycelery_bench")
         from benchmarks.app import entities  # noqa: PLC0415 - reads its settings when it is imported
 
-        entities.store.upgrade()
+        entities.store.schema.upgrade()
         database = Database(setup)
         database.query("CREATE TABLE plain (id text PRIMARY KEY, balance bigint NOT NULL)")
         database.query("CREATE TABLE plain_done (at timestamptz NOT NULL)")

@@ -85,14 +85,14 @@ def _settings(entities: EntityCelery) -> str:
 
 
 def _store(entities: EntityCelery) -> str:
-    entities.store.migrations()
+    entities.store.schema.migrations()
     concerns = entities.store.concerns(1, entities.settings.batch_size)
     return "; ".join([entities.database, *(f"warning: {sentence}" for sentence in concerns)])
 
 
 def _schema(entities: EntityCelery) -> str:
-    entities.store.verify()
-    names = [name for name, _ in entities.store.migrations()]
+    entities.store.schema.verify()
+    names = [name for name, _ in entities.store.schema.migrations()]
     return f"{names[-1]}, up to date"
 
 

@@ -32,7 +32,7 @@ def db_command() -> None:
 def upgrade(session: Session) -> None:
     """Create or upgrade the schema; with -A also make one SQL view for each entity type."""
     entities = session.store_entities()
-    applied = entities.store.upgrade()
+    applied = entities.store.schema.upgrade()
     views = entities.make_views() if session.has_app else []
     if session.output != "text":
         print_record(session.output, {"store": entities.database, "applied": applied, "views": views})
@@ -46,7 +46,7 @@ def upgrade(session: Session) -> None:
 @pass_session
 def current(session: Session) -> None:
     """List the migrations, and whether each is applied."""
-    migrations = session.store_entities().store.migrations()
+    migrations = session.store_entities().store.schema.migrations()
     records = [{"migration": name, "applied": applied} for name, applied in migrations]
     print_records(session.output, records, ("migration", "applied"))
 
@@ -56,7 +56,7 @@ def current(session: Session) -> None:
 def verify(session: Session) -> None:
     """Check that the schema is the one this release needs; exit code 69 if not."""
     entities = session.store_entities()
-    entities.store.verify()
+    entities.store.schema.verify()
     if session.output == "text":
         click.echo(f"{entities.database}: ok")
     else:
@@ -67,7 +67,7 @@ def verify(session: Session) -> None:
 @pass_session
 def sql(session: Session) -> None:
     """Print the schema as one SQL script; needs no connection."""
-    click.echo(session.store_entities().store.schema_sql(), nl=False)
+    click.echo(session.store_entities().store.schema.sql(), nl=False)
 
 
 @db_command.command("stats", cls=WatchedCommand)

@@ -69,13 +69,13 @@ def demo_app() -> Iterator[Any]:
         raise CommandFailed(USAGE, f"the demo needs a store of its own, and {files[0]} exists already")
     try:
         _check_broker(app)
-        entities.store.upgrade()
+        entities.store.schema.upgrade()
         yield app
     finally:
         with uninterrupted():
             _remove_queues(app)
             with contextlib.suppress(Exception):
-                entities.store.drop()
+                entities.store.schema.drop()
             entities.close()
             app.app.close()
             for file in files:

@@ -251,7 +251,7 @@ class EntityCelery(Asking, Controlling, Signalling, Workflows, Scheduling, Decla
         if allowed is None:
             allowed = self.store.url.get_backend_name() == "sqlite"
         if allowed:
-            applied = self.store.upgrade()
+            applied = self.store.schema.upgrade()
             if applied:
                 log.info("schema upgraded", extra={"migrations": applied})
         return allowed
@@ -263,7 +263,7 @@ class EntityCelery(Asking, Controlling, Signalling, Workflows, Scheduling, Decla
         double = next((name for name in names if names.count(name) > 1), None)
         if double:
             raise ConfigurationError(f"two entity types would share the view {double!r}: rename one")
-        self.store.make_views(views)
+        self.store.schema.make_views(views)
         return names
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ class EntityTestEnvironment:
             entities.read_settings(), shards_per_group=1, batch_size=1, drain_budget_s=1e-9, auto_migrate=True
         )
         store = self._make_store(settings)
-        store.upgrade()
+        store.schema.upgrade()
         self._active.callback(store.close)
         client_of = functools.partial(InlineClient, step=self.step)
         self._parts = entities.assemble_on(settings, store, NoRinger(), client_of, self._run_task)

@@ -286,5 +286,5 @@ def _check_store(entities: EntityCelery) -> None:
     entities.app.loader.import_default_modules()
     if entities.migrate_if_allowed():
         entities.make_views()
-    entities.store.verify()
+    entities.store.schema.verify()
     entities.store_schedules()

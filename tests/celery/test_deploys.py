@@ -170,7 +170,7 @@ def test_what_no_worker_knows_in_time_is_a_dead_letter_that_the_log_names(new_sh
 def test_two_releases_of_the_library_share_a_store_on_either_side_of_its_upgrade(new_shop: Any, tmp_path: Path) -> None:
     shop = new_shop("amqp", entity_auto_migrate=False)
     entities = shop.old.entities
-    entities.store.upgrade()
+    entities.store.schema.upgrade()
     library = next_release(tmp_path / "next")
     old = shop.worker("1").await_ready()
 
@@ -189,7 +189,7 @@ def test_two_releases_of_the_library_share_a_store_on_either_side_of_its_upgrade
     assert shop.old.Cart.ref("c").add.ask("bread") == 3
     shop.worker("1").await_ready()
     assert sorted(shop.old.Cart.ref(f"c{n}").add.ask("salt") for n in range(10)) == [1] * 10
-    entities.store.verify()
+    entities.store.schema.verify()
 
 
 def next_release(folder: Path) -> Path:

@@ -90,7 +90,7 @@ def test_worker_on_an_empty_sqlite_database_creates_the_schema(new_bank: OpenBan
 
     bank.worker()
 
-    assert all(applied for _, applied in bank.entities.store.migrations())
+    assert all(applied for _, applied in bank.entities.store.schema.migrations())
     assert bank.Account.ref("alice").deposit.ask(1) == 1
 
 
@@ -102,7 +102,7 @@ def test_worker_on_an_empty_postgresql_database_refuses_and_gives_the_command(ne
     assert f"entitycelery: the store has no schema for cluster '{bank.conf['entity_cluster']}'" in log
     assert "run: entitycelery db upgrade" in log
     assert "Traceback" not in log
-    assert not any(applied for _, applied in bank.entities.store.migrations())
+    assert not any(applied for _, applied in bank.entities.store.schema.migrations())
 
 
 def test_worker_with_auto_migrate_creates_the_schema_on_postgresql(new_bank: OpenBank) -> None:
@@ -110,13 +110,13 @@ def test_worker_with_auto_migrate_creates_the_schema_on_postgresql(new_bank: Ope
 
     bank.worker()
 
-    assert all(applied for _, applied in bank.entities.store.migrations())
+    assert all(applied for _, applied in bank.entities.store.schema.migrations())
     assert bank.Account.ref("alice").deposit.ask(1) == 1
 
 
 def test_worker_with_another_number_of_shards_refuses_with_both_numbers(new_bank: OpenBank) -> None:
     bank = new_bank("folder", entity_shards_per_group=SHARDS)
-    bank.entities.store.upgrade()
+    bank.entities.store.schema.upgrade()
 
     log = refusal(bank.start_worker(entity_shards_per_group=32))
 

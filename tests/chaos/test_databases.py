@@ -214,7 +214,7 @@ def open_files(folder: Path, count: int, barrier: Barrier, failures: Queue[str])
         barrier.wait(60)
         store = make_store(f"sqlite:///{folder / str(number)}.db")
         try:
-            store.upgrade()
+            store.schema.upgrade()
         except StoreUnavailable as exc:
             failures.put(str(exc))
         store.close()

@@ -64,7 +64,7 @@ class Site:
         self.workers: list[Worker] = []
         self._conf = dict(conf)
         self.module = self._client()
-        self.store.upgrade()
+        self.store.schema.upgrade()
         change(self.store, _PAID)
 
     def __getattr__(self, name: str) -> Any:

@@ -79,7 +79,7 @@ def columns(store_url: str) -> Iterator[dict[str, set[str]]]:
     """The columns of every table of a store."""
     store = SqlStore(driver_url(store_url), cluster="default", shards_per_group=64, connections=2, timeout_s=10)
     with closing(store):
-        store.upgrade()
+        store.schema.upgrade()
         if store.dialect.name == "sqlite":
             statement = (
                 "SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c "

@@ -405,7 +405,7 @@ def test_a_store_whose_number_of_shards_makes_no_sense_says_so_in_a_sentence(
         change(entities.store, "INSERT INTO {meta} (name, value) VALUES ('shards_per_group', :value)", value=value)
 
     with pytest.raises(EntityError, match="shards") as refused:
-        entities.store.verify()
+        entities.store.schema.verify()
     assert_sentence(refused.value)
     if entities.store.dialect.name == "postgresql":
         # Senders look at a sequence, which no hand has touched.

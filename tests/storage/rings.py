@@ -24,7 +24,7 @@ class NotedRings:
         self.entities = EntityCelery(Celery("town", broker="memory://", set_as_current=False))
         self.entities.override(database_url=url, shards_per_group=1, cluster="town", **settings)
         self.store = self.entities.store
-        self.store.upgrade()
+        self.store.schema.upgrade()
         self.bell = Bell(self, self.store.attended)
         # However fast this machine sends: who rings has rung when the send returns.
         self.bell._later.put = self.bell._carry  # type: ignore[method-assign]

@@ -88,7 +88,7 @@ def opened(url: str, **options: Any) -> Iterator[SqlStore]:
     """A store with its schema, closed at the end."""
     with closing_store(lambda: make_store(url, **options)) as store:
         assert isinstance(store, SqlStore)
-        store.upgrade()
+        store.schema.upgrade()
         yield store
 
 

@@ -70,7 +70,7 @@ def test_session_locks_are_refused_behind_a_transaction_pooler(postgres: SqlStor
     url = pooler(ignore_startup_parameters="options", server_round_robin=robin)
     store = make_store(url)
     with contending(store), pytest.raises(ConfigurationError, match=ROWS):
-        store.verify()
+        store.schema.verify()
     store.close()
 
 
@@ -99,7 +99,7 @@ def test_sessions_are_welcome(postgres: SqlStore, pooler: Pooler, mode: str) -> 
         pooler(pool_mode="session", ignore_startup_parameters="options"),
     ):
         store = make_store(url, lock_mode=mode)
-        store.verify()
+        store.schema.verify()
         store.close()
 
 

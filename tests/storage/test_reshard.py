@@ -81,9 +81,9 @@ def test_pending_messages_and_dead_letters_move_to_their_new_shards(store: SqlSt
     assert misplaced(store, number) == []
     assert number_kept(store) == str(number)
     assert sorted(query(store, "SELECT id, seq, rev FROM {message}")) == before
-    assert store.migrations()
+    assert store.schema.migrations()
     with pytest.raises(ConfigurationError, match=f"has {number} shards per group, entity_shards_per_group says 4"):
-        store.verify()
+        store.schema.verify()
 
 
 def test_a_plan_counts_per_group_and_changes_nothing(store: SqlStore) -> None:
@@ -120,7 +120,7 @@ def test_the_old_number_back_again(store: SqlStore) -> None:
     reshard(store, SHARDS)
 
     assert misplaced(store, SHARDS) == []
-    store.verify()
+    store.schema.verify()
 
 
 def test_the_same_number_again_does_nothing_and_remembers_what_the_broker_may_have(store: SqlStore) -> None:
@@ -182,7 +182,7 @@ def test_a_runner_that_was_silent_is_evicted_and_cannot_come_back_with_the_old_n
     is_sqlite = durable.dialect.name == "sqlite"
     past = "seen_at - 11" if is_sqlite else "seen_at - interval '11 seconds'"
     with closing(make_store(url_of(durable))) as frozen:
-        frozen.verify()
+        frozen.schema.verify()
         with frozen.lease_session("w1", deadline_s=5.0, lease_s=ALIVE_S) as session:
             session.register(runner())
             session.take(shards)
@@ -361,7 +361,7 @@ def test_dead_letters_are_retried_into_their_new_shards(store: SqlStore) -> None
 
 def test_who_was_told_another_number_from_the_start_stores_nothing(store_url: str) -> None:
     with closing(make_store(store_url)) as store, closing(make_store(store_url)) as late:
-        store.upgrade()
+        store.schema.upgrade()
         reshard(store, 7)
 
         with pytest.raises(ConfigurationError, match="has 7 shards per group, entity_shards_per_group says 4"):
@@ -439,7 +439,7 @@ import itertools, os, sys
 from entitycelery.address import shard_of
 from tests.storage.support import append, make_store, message
 store = make_store(sys.argv[1])
-store.verify()
+store.schema.verify()
 print("READY", flush=True)
 for n in itertools.count():
     name = f"{sys.argv[2]}-{n}"
@@ -474,7 +474,7 @@ RESHARDING = """
 import sys
 from tests.storage.support import make_store
 store = make_store(sys.argv[1])
-store.verify()
+store.schema.verify()
 print("READY", flush=True)
 steps = 0
 def stop_at(statement):
@@ -520,13 +520,13 @@ def test_killed_before_any_of_its_statements_it_leaves_the_old_number_and_all_ma
 
 def test_a_store_of_the_release_before_knows_its_number_after_the_upgrade(store_url: str) -> None:
     with closing(make_store(store_url)) as old, closing(make_store(store_url)) as new:
-        newer = old._schema._all[1:]
-        del old._schema._all[1:]
+        newer = old.schema._all[1:]
+        del old.schema._all[1:]
         # That release knew of no sequence.
-        old._schema._keep_shards = Statement("")
-        old.upgrade()
+        old.schema._keep_shards = Statement("")
+        old.schema.upgrade()
 
-        assert new.upgrade() == [migration.name for migration in newer]
+        assert new.schema.upgrade() == [migration.name for migration in newer]
 
         assert append(new, hashed("a")) == [STORED]
         with (

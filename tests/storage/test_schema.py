@@ -46,25 +46,25 @@ def test_an_empty_store_is_made_once(any_url: str) -> None:
     with closing_store(lambda: make_store(any_url)) as store:
         assert isinstance(store, SqlStore)
         with pytest.raises(SchemaMissing):
-            store.verify()
+            store.schema.verify()
 
-        applied = store.upgrade()
+        applied = store.schema.upgrade()
 
-        assert applied == [name for name, _ in store.migrations()]
-        assert store.upgrade() == []
-        store.verify()
+        assert applied == [name for name, _ in store.schema.migrations()]
+        assert store.schema.upgrade() == []
+        store.schema.verify()
         assert append(store, message()) == [STORED]
 
 
 def test_every_migration_is_listed_with_whether_it_is_applied(any_url: str) -> None:
     with closing_store(lambda: make_store(any_url)) as store:
         assert isinstance(store, SqlStore)
-        before = store.migrations()
-        store.upgrade()
+        before = store.schema.migrations()
+        store.schema.upgrade()
 
         assert [name for name, _ in before][: len(NAMES)] == NAMES
         assert not any(applied for _, applied in before)
-        assert all(applied for _, applied in store.migrations())
+        assert all(applied for _, applied in store.schema.migrations())
 
 
 UPGRADING = """
@@ -73,8 +73,8 @@ from tests.storage.support import make_store
 store = make_store(sys.argv[1])
 print("READY", flush=True)
 sys.stdin.readline()
-print(len(store.upgrade()), flush=True)
-store.verify()
+print(len(store.schema.upgrade()), flush=True)
+store.schema.verify()
 """
 
 
@@ -89,20 +89,20 @@ def test_of_four_processes_that_upgrade_at_once_one_applies(store_url: str) -> N
 
     with closing_store(lambda: make_store(store_url)) as store:
         assert isinstance(store, SqlStore)
-        assert sorted(applied) == ["0", "0", "0", str(len(store.migrations()))]
-        store.verify()
+        assert sorted(applied) == ["0", "0", "0", str(len(store.schema.migrations()))]
+        store.schema.verify()
 
 
 def test_an_upgrade_that_fails_leaves_nothing_behind(store_url: str) -> None:
     broken = make_store(store_url)
-    broken._schema._all[-1] = type(broken._schema._all[-1])(1, "0001_broken", "CREATE TABLE t (n integer); NONSENSE")
+    broken.schema._all[-1] = type(broken.schema._all[-1])(1, "0001_broken", "CREATE TABLE t (n integer); NONSENSE")
 
     with pytest.raises(Exception, match="NONSENSE"):
-        broken.upgrade()
+        broken.schema.upgrade()
     broken.close()
 
     with opened(store_url) as store:
-        store.verify()
+        store.schema.verify()
         assert "t" not in tables_of(store)
 
 
@@ -122,30 +122,30 @@ def test_a_store_without_the_schema_gives_the_command(any_url: str) -> None:
     with closing_store(lambda: make_store(any_url)) as store:
         assert isinstance(store, SqlStore)
         with pytest.raises(SchemaMissing, match="no schema for cluster 'conformance'; run: entitycelery db upgrade"):
-            store.verify()
+            store.schema.verify()
         with pytest.raises(SchemaMissing, match="run: entitycelery db upgrade"):
             append(store, message())
 
 
 def test_a_store_of_an_older_release_names_what_it_lacks(durable: SqlStore) -> None:
     newer = make_store(url_of(durable))
-    known = newer._schema._all
+    known = newer.schema._all
     known.append(type(known[-1])(known[-1].number + 1, "9999_later", "CREATE TABLE later (n integer)"))
 
     with pytest.raises(SchemaMissing, match="lacks 9999_later; run: entitycelery db upgrade"):
-        newer.verify()
+        newer.schema.verify()
 
-    assert newer.upgrade() == ["9999_later"]
-    newer.verify()
+    assert newer.schema.upgrade() == ["9999_later"]
+    newer.schema.verify()
     newer.close()
 
 
 def test_a_store_that_a_newer_release_has_added_to_still_serves(durable: SqlStore) -> None:
     apply_migration_99(durable)
 
-    durable.verify()
+    durable.schema.verify()
 
-    assert durable.upgrade() == []
+    assert durable.schema.upgrade() == []
 
 
 def test_a_store_of_a_newer_release_that_needs_its_migration_is_not_touched(durable: SqlStore) -> None:
@@ -157,7 +157,7 @@ def test_a_store_of_a_newer_release_that_needs_its_migration_is_not_touched(dura
     )
 
     with pytest.raises(SchemaMissing, match="has migration 99, which this release does not know"):
-        durable.verify()
+        durable.schema.verify()
 
 
 def apply_migration_99(store: SqlStore) -> None:
@@ -169,13 +169,13 @@ def test_a_migration_that_was_applied_in_another_form_is_told(durable: SqlStore)
     change(durable, "UPDATE {migration} SET checksum = 'other'")
 
     with pytest.raises(SchemaMissing, match="0001_spine was applied to the store in another form"):
-        durable.verify()
+        durable.schema.verify()
 
 
 def test_a_store_of_another_cluster_is_refused(sqlite_store: SqlStore) -> None:
     stranger = make_store(url_of(sqlite_store), cluster="stranger")
 
-    for look in (stranger.verify, stranger.upgrade):
+    for look in (stranger.schema.verify, stranger.schema.upgrade):
         with pytest.raises(
             ConfigurationError, match="belongs to cluster 'conformance', entity_cluster says 'stranger'"
         ):
@@ -186,7 +186,7 @@ def test_a_store_of_another_cluster_is_refused(sqlite_store: SqlStore) -> None:
 def test_a_store_with_another_number_of_shards_is_refused(durable: SqlStore) -> None:
     other = make_store(url_of(durable), shards=8)
 
-    for look in (other.verify, other.upgrade):
+    for look in (other.schema.verify, other.schema.upgrade):
         with pytest.raises(ConfigurationError, match="has 4 shards per group, entity_shards_per_group says 8"):
             look()
     other.close()
@@ -235,15 +235,15 @@ def run_by_hand(store: SqlStore, script: str) -> None:
 def test_the_printed_schema_applied_by_hand_is_the_upgraded_one(store_url: str, tmp_path: Path) -> None:
     with opened(store_url) as store:
         upgraded = catalog(store)
-        store.drop()
+        store.schema.drop()
     by_hand = store_url if store_url.startswith("postgresql") else f"sqlite:///{tmp_path}/by-hand.db"
 
     with closing_store(lambda: make_store(by_hand)) as store:
         assert isinstance(store, SqlStore)
-        run_by_hand(store, store.schema_sql())
+        run_by_hand(store, store.schema.sql())
 
-        store.verify()
-        assert store.upgrade() == []
+        store.schema.verify()
+        assert store.schema.upgrade() == []
         assert catalog(store) == upgraded
         assert append(store, message(key="k")) == [STORED]
         assert len(handle_all(store)) == 1
@@ -262,7 +262,7 @@ def test_each_store_signs_tokens_with_a_secret_of_its_own(postgres_url: str, tmp
 def test_the_schema_is_printed_without_a_connection() -> None:
     store = make_store("postgresql://nobody@127.0.0.1:1/nowhere")
 
-    assert "CREATE SCHEMA IF NOT EXISTS entity_conformance;" in store.schema_sql()
+    assert "CREATE SCHEMA IF NOT EXISTS entity_conformance;" in store.schema.sql()
 
 
 # Clusters
@@ -306,15 +306,15 @@ def test_commits_of_callers_are_announced_to_their_cluster_alone(postgres_url: s
 def test_dropping_a_cluster_leaves_the_other_alone(postgres_url: str) -> None:
     with opened(postgres_url, cluster="red") as red, opened(postgres_url, cluster="blue") as blue:
         append(blue, message("a"))
-        red.make_views([("state_account", "Account", {"n": "int"})])
+        red.schema.make_views([("state_account", "Account", {"n": "int"})])
 
-        red.drop()
+        red.schema.drop()
 
         with pytest.raises(SchemaMissing):
-            red.verify()
-        blue.verify()
+            red.schema.verify()
+        blue.schema.verify()
         assert len(handle_all(blue)) == 1
-        assert red.upgrade() != []
+        assert red.schema.upgrade() != []
         assert red.pending(None, None, 10) == []
 
 

@@ -31,29 +31,29 @@ def writer(store: SqlStore) -> Iterator[sqlite3.Connection]:
 def test_an_upgraded_store_is_found_so_while_another_process_writes(
     store: SqlStore, writer: sqlite3.Connection
 ) -> None:
-    store.upgrade()
+    store.schema.upgrade()
     writer.execute("BEGIN IMMEDIATE")
 
-    assert store.upgrade() == []
+    assert store.schema.upgrade() == []
 
 
 def test_views_that_are_as_wanted_stay_while_another_process_writes(
     store: SqlStore, writer: sqlite3.Connection
 ) -> None:
-    store.upgrade()
-    store.make_views(VIEWS)
+    store.schema.upgrade()
+    store.schema.make_views(VIEWS)
     writer.execute("BEGIN IMMEDIATE")
 
-    store.make_views(VIEWS)
+    store.schema.make_views(VIEWS)
 
     assert writer.execute("SELECT count(*) FROM state_account").fetchall() == [(0,)]
 
 
 def test_a_view_whose_type_has_changed_is_made_anew(store: SqlStore, writer: sqlite3.Connection) -> None:
-    store.upgrade()
-    store.make_views(VIEWS)
+    store.schema.upgrade()
+    store.schema.make_views(VIEWS)
 
-    store.make_views([("state_account", "Account", {"balance": "int", "owner": "text"})])
+    store.schema.make_views([("state_account", "Account", {"balance": "int", "owner": "text"})])
 
     columns = [row[1] for row in writer.execute("PRAGMA table_info(state_account)")]
     assert columns == ["entity_id", "version", "updated_at", "balance", "owner"]

@@ -97,7 +97,7 @@ def test_a_database_that_does_not_answer_is_reported_without_its_password(postgr
     store = make_store(nowhere, timeout_s=1)
 
     with pytest.raises(StoreUnavailable) as caught:
-        store.verify()
+        store.schema.verify()
 
     told = str(caught.value)
     error: BaseException | None = caught.value

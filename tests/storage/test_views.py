@@ -20,7 +20,7 @@ STATE = '{"balance": 12345678901, "rate": 1.5, "is_open": true, "owner": "Ann \'
 @pytest.fixture
 def views(durable: SqlStore) -> SqlStore:
     """A store with a view of accounts and one account."""
-    durable.make_views([("state_account", "Account", ACCOUNT)])
+    durable.schema.make_views([("state_account", "Account", ACCOUNT)])
     store_state(durable, "ann", STATE)
     return durable
 
@@ -86,7 +86,7 @@ def test_a_view_shows_neither_deleted_entities_nor_other_types(views: SqlStore) 
 def test_a_view_is_made_anew_when_the_fields_change(views: SqlStore) -> None:
     store_state(views, "new", '{"owner": 7, "joined": "2026"}')
 
-    views.make_views([("state_account", "Account", {"joined": "text", "owner": "int"})])
+    views.schema.make_views([("state_account", "Account", {"joined": "text", "owner": "int"})])
 
     assert query(views, "SELECT joined, owner FROM {state_account} WHERE entity_id = 'new'") == [("2026", 7)]
     with pytest.raises(Exception, match="balance"):
@@ -151,7 +151,7 @@ def test_fields_may_be_called_like_columns_of_the_table(entities: EntityCelery) 
 
 def test_a_field_called_like_a_column_of_every_view_stands_beside_it(durable: SqlStore) -> None:
     fields = {"version": "text", "entity_id": "int", "updated_at": "text"}
-    durable.make_views([("state_release", "Release", fields)])
+    durable.schema.make_views([("state_release", "Release", fields)])
 
     store_state(durable, "r", '{"version": "2.0", "entity_id": 7, "updated_at": "now"}', type_name="Release")
 

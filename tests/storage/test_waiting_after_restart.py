@@ -9,7 +9,7 @@ from tests.storage.support import make_store
 
 def test_a_waiter_whose_pooled_connection_is_gone_listens_on_a_new_one(postgres_url: str) -> None:
     store = make_store(postgres_url)
-    store.upgrade()
+    store.schema.upgrade()
     with store.waiter() as waiter:
         before = waiter.channel
     _end_all_sessions(postgres_url)

@@ -60,7 +60,7 @@ from entitycelery.storage.sql.session import SqlDrainSession
 from entitycelery.storage.sql.signal import SignalRows
 from entitycelery.storage.sql.singleton import Singletons
 from entitycelery.storage.sql.state import NEVER_STORED, States
-from entitycelery.storage.sql.statement import run, store_errors
+from entitycelery.storage.sql.statement import store_errors
 from entitycelery.storage.sql.statistics import Statistics
 from entitycelery.storage.sql.timetable import SqlTimetable
 from entitycelery.storage.sql.unique_key import UniqueKeys
@@ -120,7 +120,7 @@ class SqlStore:
         self.resharding = Reshard(self.dialect, self._runners, self.engines.use)
         self._statistics = Statistics(self.dialect)
         self._census = Census(self.dialect)
-        self._schema = Schema(self.dialect, shards_per_group)
+        self.schema = Schema(self.dialect, self._hashing, self.engines.use)
         self._locks = self.dialect.locks(lambda: self.engines.of("client"), lease_s)
         self._sends = Sends(
             *(self.engines.use, self.dialect, self._locks, self._hashing),
@@ -357,54 +357,13 @@ class SqlStore:
         with store_errors("listening to commits"):
             return self.dialect.ear(lambda: self.engines.of("listen"))
 
-    # Schema
-
-    def upgrade(self) -> list[str]:
-        """Create or upgrade the schema; the names of the migrations that were applied."""
-        with self.engines.use("upgrading the schema") as conn:
-            applied = self._schema.upgrade(conn)
-            self._hashing.agree()
-            return applied
-
-    def verify(self) -> None:
-        """Check that the schema is the one this release needs, and that connections are what locks need.
-
-        Raises:
-            SchemaMissing: It is not; the message gives the command.
-            ConfigurationError: The store belongs to another cluster or has other shards, or connections lead through a
-                pooler that entity_lock_mode does not allow for.
-        """
-        with store_errors("checking the connections"):
-            self.dialect.check_sessions()
-        with self.engines.use("checking the schema") as conn:
-            self._schema.verify(conn)
-            self._hashing.agree()
+    # The server
 
     def concerns(self, drains: int, batch_size: int) -> list[str]:
         """A sentence about each setting of the server that will do harm to so many drains at once; none is fatal."""
         # A claim for each entity of a batch, and attention for each shard.
         with self.engines.use("reading the server's settings") as conn:
             return self.dialect.concerns(conn, drains * batch_size + self._shards)
-
-    def migrations(self) -> list[tuple[str, bool]]:
-        """The name of every migration and whether it is applied."""
-        with self.engines.use("reading the schema") as conn:
-            return [(migration.name, applied) for migration, applied in self._schema.current(conn)]
-
-    def schema_sql(self) -> str:
-        """The schema as one SQL script; needs no connection."""
-        return self._schema.sql()
-
-    def make_views(self, views: Collection[tuple[str, str, dict[str, str]]]) -> None:
-        """Make the SQL views of entity types: view name, type name, kinds of columns."""
-        with self.engines.use("making views") as conn:
-            self._schema.make_views(conn, views)
-
-    def drop(self) -> None:
-        """Remove the cluster's tables and all that is in them; a SQLite file is left to its owner."""
-        with self.engines.use("dropping the schema") as conn:
-            for statement in self.dialect.drop_schema:
-                run(conn, statement)
 
     def close(self) -> None:
         self.engines.close()
