@@ -70,6 +70,7 @@ class _Watcher:
         self._announced.set()
         if self._task is None or self._task.done():
             self._task = self._loop.create_task(self._watch())
+            self._task.add_done_callback(self._on_end)
         try:
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError:
@@ -90,6 +91,16 @@ class _Watcher:
             log.warning("no announcements of replies for now: %s", exc)
             self._stop_listening()
         self._announced.set()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        failure = None if task.cancelled() else task.exception()
+        if failure is None:
+            return
+        # What the store does not declare: nobody looks any more, so nobody may go on waiting.
+        self._stop_listening()
+        for future in [future for futures in self._waiting.values() for future in futures]:
+            if not future.done():
+                future.set_exception(failure)
 
     async def _watch(self) -> None:
         pause_s = _FIRST_POLL_S

@@ -12,6 +12,7 @@ import pytest
 
 from entitycelery import EntityCelery
 from entitycelery.exceptions import ConfigurationError, ReplyTimeout, UnknownMessage
+from entitycelery.message import Reply
 from tests.client.support import Account, InsufficientFundsError, drain, make_entities, serving
 
 
@@ -45,6 +46,22 @@ def test_a_send_that_has_to_wait_leaves_the_loop_free(
 
     asyncio.run(send_twice())
     blocker.close()
+
+
+def test_an_error_of_the_look_for_replies_is_raised_by_everyone_who_waits(
+    entities: EntityCelery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(ids: list[str]) -> dict[str, Reply]:
+        raise ZeroDivisionError(f"{len(ids)} looked for")
+
+    monkeypatch.setattr(entities.store, "replies", fail)
+
+    async def ask_twice() -> list[BaseException | int]:
+        asks = [Account.ref(owner).deposit.aask(5) for owner in ("alice", "bob")]
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    failures = asyncio.run(asyncio.wait_for(ask_twice(), 30))
+    assert [type(failure) for failure in failures] == [ZeroDivisionError, ZeroDivisionError]
 
 
 def test_asend_and_aresult(entities: EntityCelery) -> None:
