@@ -76,7 +76,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[[str], None]]:
     def start(name: str) -> None:
         with (tmp_path / "worker.log").open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", name, "worker", "-c1"],
+                [sys.executable, "-m", "celery", "-A", name, "worker", "-c2"],
                 cwd=tmp_path,
                 env=_environment(),
                 stdout=log,
