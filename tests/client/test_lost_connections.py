@@ -33,7 +33,6 @@ ASKS: dict[str, Callable[[], Any]] = {
 }
 
 
-
 @pytest.mark.parametrize("verb", ASKS)
 def test_a_waiting_call_outlives_all_connections(on_postgres: EntityCelery, postgres_url: str, verb: str) -> None:
     server = psycopg2.connect(postgres_url)
