@@ -33,7 +33,7 @@ _DIVISION_BY_ZERO = "22012"
 _CHECK_TIMEOUT_S = 5.0
 _KINDS = {"text": "text", "int": "bigint", "float": "double precision", "bool": "boolean"}
 _CASTS = {"int": "bigint", "float": "double precision", "bool": "boolean"}
-_PLAN_AS_USUAL = "SET LOCAL enable_seqscan = on; SET LOCAL plan_cache_mode = auto"
+_PLAN_AS_USUAL = "SET LOCAL enable_seqscan = on; SET LOCAL enable_bitmapscan = on; SET LOCAL plan_cache_mode = auto"
 
 
 class PostgreSQL(Dialect):
