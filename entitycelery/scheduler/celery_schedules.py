@@ -55,26 +55,26 @@ def _not_understood(schedule_object: object) -> ConfigurationError:
     )
 
 
-def _says_it_all(interval: Any) -> bool:
+def _says_it_all(schedule_object: Any) -> bool:
     """Whether the class adds no rule of its own to the interval."""
-    kind: Any = type(interval)
+    kind: Any = type(schedule_object)
     return kind.is_due is schedule.is_due and kind.remaining_estimate is schedule.remaining_estimate
 
 
-def _interval(interval: Any, timezone: str, anchor: datetime) -> Recurrence:
-    if interval.run_every is None:
+def _interval(schedule_object: Any, timezone: str, anchor: datetime) -> Recurrence:
+    if schedule_object.run_every is None:
         raise ConfigurationError(
             "a schedule without run_every never fires; expected a number of seconds or a timedelta"
         )
-    if not interval.relative:
-        return Every(interval.run_every.total_seconds(), anchor)
-    if interval.run_every == _UNITS[-1]:
+    if not schedule_object.relative:
+        return Every(schedule_object.run_every.total_seconds(), anchor)
+    if schedule_object.run_every == _UNITS[-1]:
         return Cron("0 0 * * *", timezone)
     clock = wall_clock(timezone)
     reading = clock.reading(as_utc(anchor))
     midnight = reading.replace(hour=0, minute=0, second=0, microsecond=0)
-    unit = max(unit for unit in _UNITS if unit <= max(interval.run_every, _UNITS[0]))
-    return Every(interval.run_every.total_seconds(), clock.reached(reading - (reading - midnight) % unit))
+    unit = max(unit for unit in _UNITS if unit <= max(schedule_object.run_every, _UNITS[0]))
+    return Every(schedule_object.run_every.total_seconds(), clock.reached(reading - (reading - midnight) % unit))
 
 
 def _cron(cron: Any, timezone: str) -> Cron:
