@@ -108,7 +108,8 @@ def test_the_heartbeat_names_the_registered_worker(new_bank: OpenBank, tmp_path:
     assert registered.pid == worker.pid
 
 
-def test_a_worker_that_answers_no_ping_is_evicted_before_its_lease_has_run_out(new_bank: OpenBank) -> None:
+def pinging_pair(new_bank: OpenBank) -> tuple[Bank, Worker, Worker]:
+    """Two workers with the same share, whose leases outlast the test: only pings find a dead one."""
     bank = new_bank(
         "redis",
         entity_shards_per_group=4,
@@ -117,9 +118,14 @@ def test_a_worker_that_answers_no_ping_is_evicted_before_its_lease_has_run_out(n
         entity_lease_timeout_s=600.0,
         entity_health="ping",
     )
-    survivor, victim = bank.start_worker(slots=1), bank.start_worker(slots=1)
-    survivor.await_ready(), victim.await_ready()
+    one, other = bank.start_worker(slots=1), bank.start_worker(slots=1)
+    one.await_ready(), other.await_ready()
     eventually(lambda: len(bank.entities.runners()) == 2)
+    return bank, one, other
+
+
+def test_a_worker_that_answers_no_ping_is_evicted_before_its_lease_has_run_out(new_bank: OpenBank) -> None:
+    bank, survivor, victim = pinging_pair(new_bank)
 
     victim.kill_tree()
 
@@ -131,17 +137,7 @@ def test_a_worker_that_answers_no_ping_is_evicted_before_its_lease_has_run_out(n
 
 
 def test_a_frozen_runner_whose_worker_answers_pings_is_left_to_its_lease(new_bank: OpenBank) -> None:
-    bank = new_bank(
-        "redis",
-        entity_shards_per_group=4,
-        entity_refresh_interval_s=REFRESH_S,
-        entity_lock_mode="rows",
-        entity_lease_timeout_s=600.0,
-        entity_health="ping",
-    )
-    survivor, other = bank.start_worker(slots=1), bank.start_worker(slots=1)
-    survivor.await_ready(), other.await_ready()
-    eventually(lambda: len(bank.entities.runners()) == 2)
+    bank, survivor, other = pinging_pair(new_bank)
     [frozen] = other.runner_pids()
 
     os.kill(frozen, signal.SIGSTOP)
