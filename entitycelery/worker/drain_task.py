@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from celery import Task
@@ -20,6 +21,7 @@ from entitycelery.transports.broker import DRAIN_TASK, rung_shard
 from entitycelery.worker.drain_request import DrainRequest
 from entitycelery.worker.drain_slot import run_drain
 from entitycelery.worker.link import now_s
+from entitycelery.worker.shield import Shield, ShieldedLock
 from entitycelery.worker.submitter import Submitter
 
 log = logging.getLogger("entitycelery.drain")
@@ -72,7 +74,8 @@ class Dispatcher:
         self._slots = slots
         self._may_end_process = may_end_process
         self._hosted: dict[ShardId, None] = {}
-        self._mutex = threading.Lock()
+        self.shield = Shield()
+        self._mutex = ShieldedLock(self.shield)
         self._waiting: dict[ShardId, None] = {}
         self._waiting_since_s: float | None = None
         self._running: set[DrainRequest] = set()
@@ -226,17 +229,23 @@ class Dispatcher:
         if self._may_end_process:
             limits = {"timeout": _NO_TIME_LIMIT_S, "soft_timeout": _NO_TIME_LIMIT_S}
         numbers = [shard.number for shard in request.shards]
-        job = pool.apply_async(
-            run_drain,
-            args=(request.shards[0].group, numbers, self._may_end_process, now_s()),
-            accept_callback=request.on_accepted,
-            callback=request.on_done,
-            error_callback=request.on_lost,
-            **limits,
-        )
+        with self.shield if _locks(pool) else nullcontext():
+            job = pool.apply_async(
+                run_drain,
+                args=(request.shards[0].group, numbers, self._may_end_process, now_s()),
+                accept_callback=request.on_accepted,
+                callback=request.on_done,
+                error_callback=request.on_lost,
+                **limits,
+            )
         # None where the pool is closed already.
         if self._may_end_process and job is not None:
             request.keep(job)
+
+
+def _locks(pool: Any) -> bool:
+    """Whether it is a pool of threads: whoever submits to it holds the lock that whoever stops it waits for."""
+    return not pool.signal_safe and not pool.is_green
 
 
 def drain_strategy(_task: object, _app: Any, consumer: Any) -> Callable[..., None]:

@@ -83,6 +83,8 @@ class RunnerStep(bootsteps.StartStopStep):
         w.entity_consumption.follow(w.entity_runner.link)
 
     def start(self, w: Any) -> None:
+        if w.entity_dispatcher is not None:
+            w.entity_dispatcher.shield.install()
         if not getattr(w, "quiet", False):
             print("\n".join(self._banner(w)), file=sys.__stdout__, flush=True)
 

@@ -135,6 +135,22 @@ def test_cold_shutdown_waits_for_turns_that_cannot_be_ended(new_bank: OpenBank, 
     assert_held_turn_ran_once(bank)
 
 
+def test_cold_shutdown_whose_signal_comes_while_a_drain_is_given_to_a_thread_waits_for_it(
+    new_bank: OpenBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery stops the pool in the signal's handler: there it would wait for a lock that the worker itself holds."""
+    monkeypatch.setenv("CELERY_CUSTOM_WORKER_POOL", "tests.celery.apps.pools:EndedWhileSubmitting")
+    bank = new_bank("redis", entity_shards_per_group=SHARDS)
+    worker = bank.worker(pool="custom")
+    start_held_turn(bank)
+
+    eventually(lambda: "cannot end a turn" in worker.log())
+    bank.allow("hold")
+
+    worker.exit_code(ENDS_WITHIN_S)
+    assert_held_turn_ran_once(bank)
+
+
 @pytest.mark.parametrize("remapped", [False, True], ids=["SIGQUIT", "REMAP_SIGTERM"])
 def test_soft_shutdown_lets_a_turn_finish_in_its_time(
     new_bank: OpenBank, remapped: bool, monkeypatch: pytest.MonkeyPatch

@@ -214,7 +214,7 @@ class Job:
 
 
 def prefork_pool(job: Job) -> Any:
-    return SimpleNamespace(apply_async=lambda *_, **__: job)
+    return SimpleNamespace(apply_async=lambda *_, **__: job, signal_safe=True)
 
 
 def test_a_drain_that_a_process_may_have_begun_is_not_discarded_when_the_worker_ends(consumer: Consumer) -> None:
