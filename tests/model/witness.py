@@ -16,7 +16,7 @@ import pytest
 
 from entitycelery.message import Ended, EntityCommit, Mail, Mailbox
 from entitycelery.storage.sessions import CommitResult
-from entitycelery.storage.sql.mailbox import InFlight
+from entitycelery.storage.sql.in_flight import InFlight
 from entitycelery.storage.sql.session import SqlDrainSession
 
 

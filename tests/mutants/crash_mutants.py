@@ -11,14 +11,15 @@ from sqlalchemy.engine import Connection
 from entitycelery.runtime.drain import Drain
 from entitycelery.storage.sql import session as session_module
 from entitycelery.storage.sql.commit import Commits
-from entitycelery.storage.sql.mailbox import ClaimedMail, InFlight
+from entitycelery.storage.sql.in_flight import InFlight
+from entitycelery.storage.sql.mailbox import ClaimedMail
 from entitycelery.storage.sql.session import SqlDrainSession
 from tests.mutants.mutant import Mutant, around, no_op, reword
 
 
 def _nothing_is_noted(patch: pytest.MonkeyPatch) -> None:
-    def begin(real: Callable[..., None], self: InFlight, dialect: Any) -> None:
-        real(self, dialect)
+    def begin(real: Callable[..., None], self: InFlight, dialect: Any, floor: Any) -> None:
+        real(self, dialect, floor)
         self.note_statement = dialect.sql("SELECT 1")
 
     around(patch, InFlight, "__init__", begin)

@@ -30,7 +30,7 @@ from entitycelery.signals import NEVER_S
 from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.failure import failure_json
-from entitycelery.storage.sql.mailbox import InFlight
+from entitycelery.storage.sql.in_flight import InFlight
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.moment import Moments
 from entitycelery.storage.sql.reply import Replies

@@ -11,10 +11,10 @@ restored or written by hand there waits so long at most; less often where that t
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock
 from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
@@ -28,6 +28,22 @@ SEARCHED_EVERY_S = 60.0
 # Of a process's time, at most so much is spent on what lies below its floors.
 _SEARCHING_SHARE = 0.02
 _PREPARED = "-1/"
+
+
+@contextmanager
+def unless_busy(lock: Lock) -> Iterator[bool]:
+    """Keep other drains of this process from floors; whether none was at them. A drain waits for no other."""
+    free = lock.acquire(blocking=False)
+    try:
+        yield free
+    finally:
+        if free:
+            lock.release()
+
+
+def searched_every_s(took_s: float) -> float:
+    """How often to search below a floor, if that took so long the last time."""
+    return max(SEARCHED_EVERY_S, took_s / _SEARCHING_SHARE)
 
 
 class _Floor(NamedTuple):
@@ -50,7 +66,7 @@ class Floors:
                 )
             )
         )
-        self._busy = threading.Lock()
+        self._busy = Lock()
         self._raised_at_s = time.monotonic()
         self._search_took_s = 0.0
         # The sequence as it stood, and the transactions that could still bring a number up to there.
@@ -68,30 +84,20 @@ class Floors:
         """Raise the floors of these shards, and of those of their group that have one; at most once a second."""
         if not self._dialect.keeps_what_is_dead or time.monotonic() - self._raised_at_s < RAISED_EVERY_S:
             return
-        with self._alone() as alone:
-            if alone:
+        with unless_busy(self._busy) as free:
+            if free:
                 self._search_when_due(conn, shards)
                 self._raise(conn, shards)
                 self._raised_at_s = time.monotonic()
 
     def search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
         """Look for mail below the floors of these shards, if that was long ago; whether there is any."""
-        with self._alone() as alone:
-            return alone and self._search_when_due(conn, shards)
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Keep other drains of this process from the floors; whether none was at them. A drain waits for no other."""
-        alone = self._busy.acquire(blocking=False)
-        try:
-            yield alone
-        finally:
-            if alone:
-                self._busy.release()
+        with unless_busy(self._busy) as free:
+            return free and self._search_when_due(conn, shards)
 
     def _search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
         began_s = time.monotonic()
-        long_ago_s = began_s - max(SEARCHED_EVERY_S, self._search_took_s / _SEARCHING_SHARE)
+        long_ago_s = began_s - searched_every_s(self._search_took_s)
         group = shards[0].group
         old = {s: floor for s, floor in self._by_shard.items() if s.group == group and floor.searched_s <= long_ago_s}
         if not old:

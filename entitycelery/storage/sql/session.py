@@ -24,7 +24,8 @@ from entitycelery.message import AppendOutcome, EntityCommit, Mail, Mailbox, New
 from entitycelery.storage.sessions import CommitResult
 from entitycelery.storage.sql.commit import Commits, Refused
 from entitycelery.storage.sql.dialects.base import Dialect, Locks
-from entitycelery.storage.sql.mailbox import Candidate, Candidates, ClaimedMail, InFlight, Mailboxes
+from entitycelery.storage.sql.in_flight import InFlight
+from entitycelery.storage.sql.mailbox import Candidate, Candidates, ClaimedMail, Mailboxes
 from entitycelery.storage.sql.own_transaction import OwnTransaction
 from entitycelery.storage.sql.state import NEVER_STORED, States
 from entitycelery.storage.sql.statement import (
@@ -93,6 +94,7 @@ class SqlDrainSession:
             if self._has_claimed:
                 # Not before a drain's first batch: somebody may be waiting for a lone message.
                 self._mailboxes.raise_floors(conn, self._shards)
+                self._in_flight.raise_floor(conn)
             self._has_claimed = True
             everywhere = self._busy == self._shards
             for _ in range(_RACES):

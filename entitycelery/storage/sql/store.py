@@ -44,12 +44,14 @@ from entitycelery.storage.sql.dialects.sqlite import SQLite
 from entitycelery.storage.sql.engines import DIALECTS, Engines
 from entitycelery.storage.sql.floor import Floors
 from entitycelery.storage.sql.hashing import Hashing
+from entitycelery.storage.sql.in_flight import InFlight
 from entitycelery.storage.sql.lease import Leases
 from entitycelery.storage.sql.lease_session import SqlLeaseSession
-from entitycelery.storage.sql.mailbox import InFlight, Mailboxes
+from entitycelery.storage.sql.mailbox import Mailboxes
 from entitycelery.storage.sql.message import Messages
 from entitycelery.storage.sql.migration import Schema
 from entitycelery.storage.sql.moment import Moments
+from entitycelery.storage.sql.note_floor import NoteFloor
 from entitycelery.storage.sql.reply import Replies
 from entitycelery.storage.sql.reshard import Reshard
 from entitycelery.storage.sql.roster import SqlRoster
@@ -99,8 +101,9 @@ class SqlStore:
         self._messages = Messages(self.dialect, self._hashing)
         self._unique_keys = UniqueKeys(self.dialect, self._messages)
         self._floors = Floors(self.dialect)
-        self._mailboxes = Mailboxes(self.dialect, self._floors)
-        self._in_flight = InFlight(self.dialect)
+        notes = NoteFloor(self.dialect)
+        self._mailboxes = Mailboxes(self.dialect, self._floors, notes)
+        self._in_flight = InFlight(self.dialect, notes)
         self._states = States(self.dialect)
         self._replies = Replies(self.dialect)
         self._moments = Moments(self.dialect, horizon_s)

@@ -205,10 +205,15 @@ FROM clock_timestamp()) AS double precision) - CAST(extract(epoch
 FROM noted_at) AS double precision)
 FROM entity_golden.in_flight;
 
+-- InFlight._of_tokens
+SELECT token, message_ids
+FROM entity_golden.in_flight
+WHERE token = ANY(%(tokens)s);
+
 -- InFlight._others
 SELECT token, message_ids
 FROM entity_golden.in_flight
-WHERE token <> %(token)s;
+WHERE token <> %(token)s AND noted_at >= to_timestamp(%(since_epoch_s)s);
 
 -- InFlight._others_locked
 SELECT token, message_ids
@@ -332,7 +337,7 @@ ORDER BY m.seq LIMIT %(per_shard)s) AS r) AS c;
 -- Mailboxes._read
 SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, CAST(m.args AS text), m.attempt, m.crashes, m.sender, m.reply_to, coalesce(m.expires_at <= (SELECT clock_timestamp()), false), m.lock_key, (SELECT count(*)
 FROM entity_golden.in_flight AS f
-WHERE f.token <> %(token)s), (SELECT nextval('entity_golden.fence')), m.last_failure ->> 'unknown_since_epoch_s', CAST(extract(epoch
+WHERE f.noted_at >= to_timestamp(%(since_epoch_s)s) AND f.token <> %(token)s), (SELECT nextval('entity_golden.fence')), m.last_failure ->> 'unknown_since_epoch_s', CAST(extract(epoch
 FROM (SELECT clock_timestamp())) AS double precision)
 FROM entity_golden.message AS m
 WHERE m.id = ANY(%(ids)s) AND coalesce(m.due_at <= (SELECT clock_timestamp()), true) AND NOT EXISTS (SELECT 1

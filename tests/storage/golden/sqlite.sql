@@ -143,10 +143,16 @@ ORDER BY id;
 SELECT token, session, noted_at, entity_now() - noted_at
 FROM in_flight;
 
+-- InFlight._of_tokens
+SELECT token, message_ids
+FROM in_flight
+WHERE token IN (SELECT value
+FROM json_each(:tokens));
+
 -- InFlight._others
 SELECT token, message_ids
 FROM in_flight
-WHERE token <> :token;
+WHERE token <> :token AND noted_at >= :since_epoch_s;
 
 -- InFlight._others_locked
 SELECT token, message_ids
@@ -272,7 +278,7 @@ ORDER BY m.seq LIMIT :per_shard) AS r;
 -- Mailboxes._read
 SELECT m.id, m.rev, m.seq, m.type, m.entity_id, m.operation, m.args, m.attempt, m.crashes, m.sender, m.reply_to, coalesce(m.expires_at <= (SELECT entity_now()), false), m.lock_key, (SELECT count(*)
 FROM in_flight AS f
-WHERE f.token <> :token), (SELECT CAST(value AS INTEGER)
+WHERE f.noted_at >= :since_epoch_s AND f.token <> :token), (SELECT CAST(value AS INTEGER)
 FROM meta
 WHERE name = 'fence'), CASE WHEN json_valid(m.last_failure) THEN json_extract(m.last_failure, '$.unknown_since_epoch_s') END, (SELECT entity_now())
 FROM message AS m

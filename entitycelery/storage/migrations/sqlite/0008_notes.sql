@@ -1,0 +1,1 @@
+-- Nothing: what is dead lies in nobody's way here.
