@@ -56,8 +56,9 @@ _CASES = {
     "sends": bench.sends_per_s,
     "ask": bench.idle_ask_ms,
     "profile": lambda setup: profile.profile(setup, setup.picture),
-    "flat": lambda setup: flat.flat(setup, setup.messages * 25, held=False),
+    "flat": lambda setup: flat.flat(setup, setup.messages * 25),
     "held": lambda setup: flat.flat(setup, setup.messages * 25, held=True),
+    "hour": lambda setup: flat.flat(setup, setup.messages * 25, held=True, dead_notes=flat.NOTES_OF_AN_HOUR),
     "replies": lambda setup: replies.replies(setup, setup.messages * 250),
     "delayed": delayed.delayed,
     "schedules": schedules.schedules,
@@ -69,7 +70,7 @@ _CASES = {
 
 
 # They take long, or need py-spy: only where they are asked for.
-_LONG = ("profile", "flat", "held", "replies", "delayed", "takeover", "workflows", "movement")
+_LONG = ("profile", "flat", "held", "hour", "replies", "delayed", "takeover", "workflows", "movement")
 # What decides most of the figures.
 _SERVER_SETTINGS = ("server_version", "fsync", "synchronous_commit", "autovacuum", "shared_buffers")
 

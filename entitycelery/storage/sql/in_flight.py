@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy.engine import Connection
@@ -17,6 +18,14 @@ from entitycelery.storage.sql.note_floor import NoteFloor
 from entitycelery.storage.sql.statement import fetch, run, transaction
 
 log = logging.getLogger("entitycelery.mailbox")
+
+
+class _Note(NamedTuple):
+    token: str
+    message_ids: str
+    session: int | None
+    noted_epoch_s: float
+    age_s: float
 
 
 class InFlight:
@@ -32,18 +41,16 @@ class InFlight:
         )
         self._renew = dialect.sql(f"UPDATE {{in_flight}} SET noted_at = {dialect.now} WHERE token = :token")
         noted = dialect.to_epoch("noted_at")
-        self._notes = dialect.sql(
-            f"SELECT token, session, {noted}, {dialect.to_epoch(dialect.now)} - {noted} FROM {{in_flight}}"
+        notes = (
+            f"SELECT token, message_ids, session, {noted}, {dialect.to_epoch(dialect.now)} - {noted} FROM {{in_flight}}"
         )
+        self._since = dialect.sql(f"{notes} WHERE noted_at >= {dialect.from_epoch(':since_epoch_s')}")
+        self._of_tokens = dialect.sql(f"{notes} WHERE {{among}}", among=dialect.any_of("token", "tokens"))
         self._silences = Silences()
         self.clear_statement = dialect.sql("DELETE FROM {in_flight} WHERE token = :token")
-        others = "SELECT token, message_ids FROM {in_flight} WHERE token <> :token"
-        self._others = dialect.sql(f"{others} AND noted_at >= {{since}}", since=dialect.from_epoch(":since_epoch_s"))
-        self._of_tokens = dialect.sql(
-            "SELECT token, message_ids FROM {in_flight} WHERE {among}", among=dialect.any_of("token", "tokens")
+        self._others_locked = dialect.sql(
+            f"SELECT token, message_ids FROM {{in_flight}} WHERE token <> :token ORDER BY token {dialect.for_update}"
         )
-        self._others_locked = dialect.sql(f"{others} ORDER BY token {dialect.for_update}")
-        self._all = dialect.sql("SELECT token, message_ids FROM {in_flight}")
         self._remove = dialect.sql("DELETE FROM {in_flight} WHERE token = :token AND message_ids = :message_ids")
         self._pending = dialect.sql("SELECT id FROM {message} WHERE {among}", among=dialect.any_of("id", "ids"))
         self._replace = dialect.sql("UPDATE {in_flight} SET message_ids = :message_ids WHERE token = :token")
@@ -64,9 +71,20 @@ class InFlight:
             among=dialect.any_of("id", "ids"),
         )
         self._purge = dialect.sql(
-            f"DELETE FROM {{in_flight}} WHERE {dialect.to_epoch('noted_at')} < "
-            f"{dialect.to_epoch(dialect.now)} - :older_than_s"
+            "DELETE FROM {in_flight} WHERE noted_at < (SELECT {instant})",
+            instant=dialect.after("CAST(:from_now_s AS double precision)"),
         )
+
+    def _notes(self, conn: Connection) -> list[_Note]:
+        """The notes of all drains; what is not known to be there is found a minute later (see note_floor.py)."""
+        known = self._floor.known
+        rows = fetch(conn, self._since, {"since_epoch_s": known.since_epoch_s})
+        if known.older:
+            older = fetch(conn, self._of_tokens, {"tokens": self._dialect.values(known.older)})
+            self._floor.forget(known.older.difference(row[0] for row in older))
+            rows = [*rows, *older]
+        # One that has said since that it lives is found twice.
+        return list({row[0]: _Note(row[0], row[1], row[2], float(row[3]), float(row[4])) for row in rows}.values())
 
     def note(self, conn: Connection, token: str, ids: Collection[str]) -> None:
         """Write down what is about to run."""
@@ -82,10 +100,9 @@ class InFlight:
     def silent(self, conn: Connection, for_s: float) -> list[tuple[str, int | None, float]]:
         """Drains that have said nothing for so long: token, database session, and when they said something last."""
         looked_s = time.monotonic()
-        notes = [(token, session, float(at), float(age)) for token, session, at, age in fetch(conn, self._notes)]
-        said = {token: Said(at, age_s) for token, _, at, age_s in notes}
-        silent_s = self._silences.heard(said, looked_s)
-        return [(token, session, at) for token, session, at, _ in notes if silent_s[token] > for_s]
+        notes = self._notes(conn)
+        silent_s = self._silences.heard({n.token: Said(n.noted_epoch_s, n.age_s) for n in notes}, looked_s)
+        return [(n.token, n.session, n.noted_epoch_s) for n in notes if silent_s[n.token] > for_s]
 
     def clear(self, conn: Connection, token: str) -> None:
         run(conn, self.clear_statement, {"token": token})
@@ -96,14 +113,8 @@ class InFlight:
 
     def suspects(self, conn: Connection, token: str, ids: Collection[str]) -> set[str]:
         """Those of our claimed messages that another drain was running when it lost its claims."""
-        notes = fetch(conn, self._others, {"token": token, "since_epoch_s": self._floor.since_epoch_s})
-        older = self._floor.older - {token}
-        if older:
-            found = fetch(conn, self._of_tokens, {"tokens": self._dialect.values(older)})
-            self._floor.forget(older - {row[0] for row in found})
-            notes = [*notes, *found]
-        noted = {message_id for _, message_ids in notes for message_id in _ids(message_ids)}
-        return noted & set(ids)
+        others = (note for note in self._notes(conn) if note.token != token)
+        return {message_id for note in others for message_id in _ids(note.message_ids)} & set(ids)
 
     def count_crash(self, conn: Connection, token: str, suspects: Collection[str]) -> None:
         """Count one crash for each suspect and take it off the dead drains' notes; in the caller's transaction."""
@@ -145,7 +156,7 @@ class InFlight:
 
     def remove_done(self, conn: Connection) -> None:
         """Remove notes none of whose messages is pending: their drains died after a commit that was not their last."""
-        notes = [(token, ids, set(_ids(ids))) for token, ids in fetch(conn, self._all)]
+        notes = [(note.token, note.message_ids, set(_ids(note.message_ids))) for note in self._notes(conn)]
         if not notes:
             return
         noted = set().union(*(ids for _, _, ids in notes))
@@ -157,7 +168,7 @@ class InFlight:
 
     def purge(self, conn: Connection, older_than_s: float) -> int:
         """Remove notes that nobody will come back to."""
-        return run(conn, self._purge, {"older_than_s": older_than_s})
+        return run(conn, self._purge, {"from_now_s": -older_than_s})
 
 
 def _ids(message_ids: str) -> list[str]:

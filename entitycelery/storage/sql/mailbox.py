@@ -124,13 +124,13 @@ class Mailboxes:
         """Those messages that are still runnable, in order of `seq`; their entities are claimed."""
         for statement in self._dialect.draw_fence:
             run(conn, statement)
-        older = self._notes.older - {token}
-        bound = {"token": token, "since_epoch_s": self._notes.since_epoch_s, "ids": self._dialect.values(ids)}
+        notes = self._notes.known
+        bound = {"token": token, "since_epoch_s": notes.since_epoch_s, "ids": self._dialect.values(ids)}
         rows = fetch(conn, self._read, bound)
         if not rows:
             return ClaimedMail([], 0, False)
         mail = [(row[12], _mail(row, names)) for row in sorted(rows, key=lambda row: row[2])]
-        return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13] or older))
+        return ClaimedMail(mail, int(rows[0][14]), bool(rows[0][13] or notes.older - {token}))
 
     def waiting(self, conn: Connection, shards: Sequence[ShardId]) -> list[ShardMail]:
         """Shards with runnable mail that was due at once, and how long its oldest has waited."""

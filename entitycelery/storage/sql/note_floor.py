@@ -27,9 +27,13 @@ from entitycelery.storage.sql.statement import fetch
 _BEHIND_S = 5.0
 
 
-class _Known(NamedTuple):
+class KnownNotes(NamedTuple):
+    """Which notes to read."""
+
     since_epoch_s: float = 0.0
+    """All since then, by the database's clock."""
     older: frozenset[str] = frozenset()
+    """And those of these drains."""
 
 
 class NoteFloor:
@@ -44,27 +48,16 @@ class NoteFloor:
             since=dialect.from_epoch(":since_epoch_s"),
         )
         self._busy = Lock()
-        self._raised_at_s = time.monotonic()
-        self._searched_at_s: float | None = None
+        self._raised_at_s = self._searched_at_s = -math.inf
         self._search_took_s = 0.0
-        # Replaced, not changed, because others read without a lock; by one at a time, because two may replace it.
-        self._known = _Known()
+        self.known = KnownNotes()
+        """Replaced, not changed: others read it without a lock."""
         self._replacing = Lock()
-
-    @property
-    def since_epoch_s(self) -> float:
-        """Notes since then are read, by the database's clock."""
-        return self._known.since_epoch_s
-
-    @property
-    def older(self) -> frozenset[str]:
-        """The drains whose older notes are to be read too."""
-        return self._known.older
 
     def forget(self, tokens: Collection[str]) -> None:
         """These drains have taken their older notes back."""
         with self._replacing:
-            self._known = self._known._replace(older=self._known.older.difference(tokens))
+            self.known = self.known._replace(older=self.known.older.difference(tokens))
 
     def raise_when_due(self, conn: Connection) -> None:
         """Raise the floor to some seconds ago, and read all notes once a minute; at most once a second."""
@@ -77,14 +70,13 @@ class NoteFloor:
 
     def _raise(self, conn: Connection) -> None:
         began_s = time.monotonic()
-        ago_s = math.inf if self._searched_at_s is None else began_s - self._searched_at_s
-        is_search = ago_s >= floor.searched_every_s(self._search_took_s)
+        is_search = began_s - self._searched_at_s >= floor.searched_every_s(self._search_took_s)
         # Before the notes are read: what is noted meanwhile lies above.
         to_epoch_s = float(fetch(conn, self._now)[0][0]) - _BEHIND_S
-        notes = fetch(conn, self._since, {"since_epoch_s": 0.0 if is_search else self._known.since_epoch_s})
+        notes = fetch(conn, self._since, {"since_epoch_s": 0.0 if is_search else self.known.since_epoch_s})
         found = frozenset(token for token, noted_at in notes if noted_at < to_epoch_s)
         with self._replacing:
-            self._known = _Known(to_epoch_s, found if is_search else self._known.older | found)
+            self.known = KnownNotes(to_epoch_s, found if is_search else self.known.older | found)
         if is_search:
             self._searched_at_s = began_s
             self._search_took_s = time.monotonic() - began_s

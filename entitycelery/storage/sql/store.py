@@ -351,6 +351,7 @@ class SqlStore:
         """Remove what drains left that died, notes of messages that are done and locks that are rows, and take the
         claims of those that have been silent for so long, because their process is frozen; the tokens of these."""
         with self.engines.use("removing what dead drains left") as conn:
+            self._in_flight.raise_floor(conn)
             self._in_flight.remove_done(conn)
             self._locks.remove_dead(conn)
             silent = self._in_flight.silent(conn, silent_for_s)

@@ -27,6 +27,9 @@ Windows = dict[str, tuple[float, Window]]
 _ATTEMPTS = 20
 _SAVEPOINT = "unique_keys"
 _UNUSED_FOR_S = 60.0
+# A drain that lives says so more often than that: older notes are of drains that ended, or are as good as dead, and
+# vacuum may have left a great many of them.
+_NOTED_S = 120.0
 
 
 class Outcome(NamedTuple):
@@ -87,7 +90,10 @@ class UniqueKeys:
         )
         # By the index message_unique, which has these messages alone.
         of_keys = f"FROM {{message}} AS m WHERE {dialect.any_of('m.fingerprint', 'names')} AND m.fingerprint > 'u'"
-        noted = f"EXISTS (SELECT 1 FROM {{in_flight}} AS f WHERE {dialect.contains('f.message_ids', 'm.id')})"
+        noted = (
+            f"EXISTS (SELECT 1 FROM {{in_flight}} AS f WHERE f.noted_at >= (SELECT {dialect.after(f'-{_NOTED_S}')}) "
+            f"AND {dialect.contains('f.message_ids', 'm.id')})"
+        )
         self._look = dialect.sql(
             f"SELECT m.fingerprint, m.id, {{sent}}, {{due}}, {{expires}}, m.last_failure IS NOT NULL, {noted} "
             f"{of_keys} ORDER BY m.seq",

@@ -183,10 +183,6 @@ ORDER BY m.seq LIMIT 1) AS c;
 SELECT last_value
 FROM entity_golden.shards_per_group;
 
--- InFlight._all
-SELECT token, message_ids
-FROM entity_golden.in_flight;
-
 -- InFlight._count
 UPDATE entity_golden.message
 SET crashes = crashes + 1, rev = rev + 1
@@ -198,22 +194,13 @@ FROM entity_golden.message
 WHERE id = ANY(%(ids)s)
 ORDER BY id FOR UPDATE;
 
--- InFlight._notes
-SELECT token, session, CAST(extract(epoch
+-- InFlight._of_tokens
+SELECT token, message_ids, session, CAST(extract(epoch
 FROM noted_at) AS double precision), CAST(extract(epoch
 FROM clock_timestamp()) AS double precision) - CAST(extract(epoch
 FROM noted_at) AS double precision)
-FROM entity_golden.in_flight;
-
--- InFlight._of_tokens
-SELECT token, message_ids
 FROM entity_golden.in_flight
 WHERE token = ANY(%(tokens)s);
-
--- InFlight._others
-SELECT token, message_ids
-FROM entity_golden.in_flight
-WHERE token <> %(token)s AND noted_at >= to_timestamp(%(since_epoch_s)s);
 
 -- InFlight._others_locked
 SELECT token, message_ids
@@ -233,9 +220,7 @@ WHERE id = ANY(%(ids)s);
 
 -- InFlight._purge
 DELETE FROM entity_golden.in_flight
-WHERE CAST(extract(epoch
-FROM noted_at) AS double precision) < CAST(extract(epoch
-FROM clock_timestamp()) AS double precision) - %(older_than_s)s;
+WHERE noted_at < (SELECT clock_timestamp() + CAST(%(from_now_s)s AS double precision) * interval '1 second');
 
 -- InFlight._remove
 DELETE FROM entity_golden.in_flight
@@ -250,6 +235,14 @@ WHERE token = %(token)s;
 UPDATE entity_golden.in_flight
 SET message_ids = %(message_ids)s
 WHERE token = %(token)s;
+
+-- InFlight._since
+SELECT token, message_ids, session, CAST(extract(epoch
+FROM noted_at) AS double precision), CAST(extract(epoch
+FROM clock_timestamp()) AS double precision) - CAST(extract(epoch
+FROM noted_at) AS double precision)
+FROM entity_golden.in_flight
+WHERE noted_at >= to_timestamp(%(since_epoch_s)s);
 
 -- InFlight._uncount
 UPDATE entity_golden.message
@@ -918,7 +911,7 @@ FROM m.sent_at) AS double precision), CAST(extract(epoch
 FROM m.due_at) AS double precision), CAST(extract(epoch
 FROM m.expires_at) AS double precision), m.last_failure IS NOT NULL, EXISTS (SELECT 1
 FROM entity_golden.in_flight AS f
-WHERE strpos(f.message_ids, m.id) > 0)
+WHERE f.noted_at >= (SELECT clock_timestamp() + -120.0 * interval '1 second') AND strpos(f.message_ids, m.id) > 0)
 FROM entity_golden.message AS m
 WHERE m.fingerprint = ANY(%(names)s) AND m.fingerprint > 'u'
 ORDER BY m.seq;

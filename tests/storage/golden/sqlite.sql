@@ -122,10 +122,6 @@ SELECT value
 FROM meta
 WHERE name = 'shards_per_group';
 
--- InFlight._all
-SELECT token, message_ids
-FROM in_flight;
-
 -- InFlight._count
 UPDATE message
 SET crashes = crashes + 1, rev = rev + 1
@@ -139,20 +135,11 @@ WHERE id IN (SELECT value
 FROM json_each(:ids))
 ORDER BY id;
 
--- InFlight._notes
-SELECT token, session, noted_at, entity_now() - noted_at
-FROM in_flight;
-
 -- InFlight._of_tokens
-SELECT token, message_ids
+SELECT token, message_ids, session, noted_at, entity_now() - noted_at
 FROM in_flight
 WHERE token IN (SELECT value
 FROM json_each(:tokens));
-
--- InFlight._others
-SELECT token, message_ids
-FROM in_flight
-WHERE token <> :token AND noted_at >= :since_epoch_s;
 
 -- InFlight._others_locked
 SELECT token, message_ids
@@ -173,7 +160,7 @@ FROM json_each(:ids));
 
 -- InFlight._purge
 DELETE FROM in_flight
-WHERE noted_at < entity_now() - :older_than_s;
+WHERE noted_at < (SELECT entity_now() + CAST(:from_now_s AS double precision));
 
 -- InFlight._remove
 DELETE FROM in_flight
@@ -188,6 +175,11 @@ WHERE token = :token;
 UPDATE in_flight
 SET message_ids = :message_ids
 WHERE token = :token;
+
+-- InFlight._since
+SELECT token, message_ids, session, noted_at, entity_now() - noted_at
+FROM in_flight
+WHERE noted_at >= :since_epoch_s;
 
 -- InFlight._uncount
 UPDATE message
@@ -811,7 +803,7 @@ ORDER BY id;
 -- UniqueKeys._look
 SELECT m.fingerprint, m.id, m.sent_at, m.due_at, m.expires_at, m.last_failure IS NOT NULL, EXISTS (SELECT 1
 FROM in_flight AS f
-WHERE instr(f.message_ids, m.id) > 0)
+WHERE f.noted_at >= (SELECT entity_now() + -120.0) AND instr(f.message_ids, m.id) > 0)
 FROM message AS m
 WHERE m.fingerprint IN (SELECT value
 FROM json_each(:names)) AND m.fingerprint > 'u'
