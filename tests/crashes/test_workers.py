@@ -39,7 +39,7 @@ NAMED = (
     "forsake, ",
     "ring",
     "end, ",
-    "InFlight.suspects: ",
+    "InFlight._notes: ",
     "InFlight.count_crash: UPDATE message",
 )
 

@@ -87,7 +87,7 @@ def test_what_is_read_does_not_depend_on_how_many_wait(full: Full, statistics: s
             plan = explained(conn, sent[text])
             conn.invalidate()
         assert scanned(plan) == set(), text
-        assert indexes_of(plan) - {"message_blocking", "in_flight_pkey"} == indexes, text
+        assert indexes_of(plan) - {"message_blocking", "in_flight_noted"} == indexes, text
         assert pages(plan) < most_pages, text
 
 

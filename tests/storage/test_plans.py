@@ -310,6 +310,10 @@ def test_claimed_mail_is_read_by_its_primary_key(hot: Hot) -> None:
     assert "message_pkey" in indexes_of(plan_by(hot, hot[0]._mailboxes._read))
 
 
+def test_notes_are_read_by_their_time(hot: Hot) -> None:
+    assert "in_flight_noted" in indexes_of(plan_by(hot, hot[0]._mailboxes._read))
+
+
 def test_waiting_shards_are_found_by_one_probe_each(hot: Hot) -> None:
     assert "message_ready" in indexes_of(plan_by(hot, hot[0]._mailboxes._waiting))
 
@@ -365,7 +369,7 @@ def test_old_replies_are_found_by_their_age(hot: Hot) -> None:
 def test_who_holds_a_key_is_found_by_an_index_of_such_messages_alone(hot: Hot) -> None:
     keys = hot[0]._unique_keys
 
-    assert indexes_of(plan_by(hot, keys._look)) == {"message_unique"}
+    assert indexes_of(plan_by(hot, keys._look)) == {"message_unique", "in_flight_noted"}
     assert indexes_of(plan_by(hot, keys._change)) == {"message_pkey"}
     assert indexes_of(plan_by(hot, keys._lock_free)) == {"message_pkey"}
     assert indexes_of(plan_by(hot, keys._lock)) == {"message_pkey"}
