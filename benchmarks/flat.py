@@ -3,7 +3,7 @@
 A sender keeps some thousand messages pending. Rate and memory are noted at every tenth of the way. With `held`, a
 transaction with a snapshot stays open on another connection from before the first message to after the last: nothing
 that dies meanwhile can be removed by vacuum. With `hour`, that snapshot has seen an hour of load already, of which what
-grows with each batch is there when the run begins: a note that is dead.
+a claim could have to read past is there when the run begins: notes of batches, and delayed messages.
 """
 
 from __future__ import annotations
@@ -25,10 +25,28 @@ PARTS = 10
 _PENDING_AT_MOST = 5_000
 _BATCH = 100
 _ARE_ANSWERED = "SELECT count(*) = cardinality(%s) FROM entity_default.reply WHERE id = ANY(%s)"
-# 70 batches a second, as the run with a snapshot has, for an hour; what is noted is a batch of those of a quiet hour.
-NOTES_OF_AN_HOUR = 250_000
 _NOTED = 20
+_DEAD = (
+    "INSERT INTO entity_default.in_flight (token, message_ids, noted_at) "
+    "SELECT 'n' || n, (SELECT json_agg(md5(i::text || n)) FROM generate_series(1, %(noted)s) AS i), "
+    "clock_timestamp() - (1 - n::float8 / %(notes)s) * interval '1 hour' FROM generate_series(1, %(notes)s) AS n",
+    "DELETE FROM entity_default.in_flight WHERE token LIKE 'n%%'",
+    "INSERT INTO entity_default.message "
+    "(id, seq, shard_group, shard, type, entity_id, lock_key, operation, args, fingerprint, due_at) "
+    "SELECT 'd' || n, nextval('entity_default.message_seq'), 'default', n %% 16, 'Account', 'd' || n %% 10000, 1, "
+    "'deposit', '{}', 'f', clock_timestamp() - (1 - n::float8 / %(delays)s) * interval '1 hour' "
+    "FROM generate_series(1, %(delays)s) AS n",
+    "DELETE FROM entity_default.message WHERE id LIKE 'd%%'",
+)
 _TABLES = ("message", "reply", "state", "in_flight")
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What an hour of load had: batches, each of which noted what it ran, and messages that were delayed or retried."""
+
+    notes: int
+    delays: int
 
 
 @dataclass(frozen=True)
@@ -40,15 +58,15 @@ class Mark:
     memory_bytes: dict[str, int]
 
 
-def flat(setup: Setup, messages: int, *, held: bool = False, dead_notes: int = 0) -> dict[str, float]:
+def flat(setup: Setup, messages: int, *, held: bool = False, hour: Hour | None = None) -> dict[str, float]:
     """The figures of one long run of so many messages."""
     with fresh_database(setup) as database, worker(setup), _old_transaction(setup, held):
-        if dead_notes:
-            _leave_notes(setup, dead_notes)
+        if hour:
+            _leave_dead(setup, hour)
         marks = _run(database, messages)
         figures = _figures(marks)
         figures.update(_table_figures(database))
-    label = f"{messages:,} messages{', snapshot held' if held else ''}{f', {dead_notes:,} notes' if dead_notes else ''}"
+    label = f"{messages:,} messages{', snapshot held' if held else ''}{' for an hour' if hour else ''}"
     return {f"{label}: {name}": value for name, value in figures.items()}
 
 
@@ -134,15 +152,9 @@ def _old_transaction(setup: Setup, held: bool) -> Iterator[None]:
         cursor.execute("SELECT count(*) FROM entity_default.message")
 
 
-def _leave_notes(setup: Setup, dead_notes: int) -> None:
-    """What so many batches of the last hour leave of their notes while vacuum cannot remove it."""
+def _leave_dead(setup: Setup, hour: Hour) -> None:
+    """What was handled within the last hour and vacuum cannot remove, where a claim could have to read past it."""
     with contextlib.closing(psycopg2.connect(setup.database_url)) as conn, conn, conn.cursor() as cursor:
-        # In one transaction: no sweep is to take them for those of drains that have died.
-        cursor.execute(
-            "INSERT INTO entity_default.in_flight (token, message_ids, noted_at) "
-            "SELECT 'n' || n, (SELECT json_agg(md5(i::text || n)) FROM generate_series(1, %(noted)s) AS i), "
-            "clock_timestamp() - (1 - n::float8 / %(notes)s) * interval '1 hour' "
-            "FROM generate_series(1, %(notes)s) AS n",
-            {"noted": _NOTED, "notes": dead_notes},
-        )
-        cursor.execute("DELETE FROM entity_default.in_flight WHERE token LIKE 'n%'")
+        # In one transaction: no sweep is to take the notes for those of drains that have died, and nothing is to run.
+        for statement in _DEAD:
+            cursor.execute(statement, {"notes": hour.notes, "delays": hour.delays, "noted": _NOTED})

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from entitycelery.message import NewMessage
 from entitycelery.storage.sql import floor
 from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.due_floor import EVER_EPOCH_S
 from entitycelery.storage.sql.floor import Floors, all_ended
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.interleave import Party
@@ -246,6 +247,7 @@ def test_looks_beside_an_old_transaction_do_not_read_what_is_dead(postgres_url: 
 def pages_of_a_look(store: SqlStore, floor_number: int) -> int:
     """How many pages a look for mail touches that begins there."""
     bound = {"per_shard": 100, "shard_group": SHARD.group, "shards": [SHARD.number], "floors": [floor_number]}
+    bound["due_since_epoch_s"] = EVER_EPOCH_S
     return pages_read(store, store._mailboxes._candidates, **bound)
 
 

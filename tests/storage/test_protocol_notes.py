@@ -197,7 +197,7 @@ def noted_below(store: SqlStore) -> NewMessage:
 def test_a_note_below_the_floor_is_found_after_a_while(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = noted_below(store)
     monkeypatch.setattr(floor, "SEARCHED_EVERY_S", 0.0)
-    monkeypatch.setattr(floor, "_SEARCHING_SHARE", 1e9)
+    monkeypatch.setattr(floor, "SEARCHING_SHARE", 1e9)
 
     raised(store)
 

@@ -26,7 +26,7 @@ from entitycelery.storage.sql.statement import fetch
 RAISED_EVERY_S = 1.0
 SEARCHED_EVERY_S = 60.0
 # Of a process's time, at most so much is spent on what lies below its floors.
-_SEARCHING_SHARE = 0.02
+SEARCHING_SHARE = 0.02
 _PREPARED = "-1/"
 
 
@@ -43,7 +43,7 @@ def unless_busy(lock: Lock) -> Iterator[bool]:
 
 def searched_every_s(took_s: float) -> float:
     """How often to search below a floor, if that took so long the last time."""
-    return max(SEARCHED_EVERY_S, took_s / _SEARCHING_SHARE)
+    return max(SEARCHED_EVERY_S, took_s / SEARCHING_SHARE)
 
 
 class _Floor(NamedTuple):

@@ -18,6 +18,7 @@ from entitycelery.address import Address, ShardId
 from entitycelery.message import Mail
 from entitycelery.storage.port import ShardMail
 from entitycelery.storage.sql.dialects.base import Dialect
+from entitycelery.storage.sql.due_floor import DueFloors
 from entitycelery.storage.sql.floor import Floors
 from entitycelery.storage.sql.note_floor import NoteFloor
 from entitycelery.storage.sql.statement import fetch, run
@@ -60,11 +61,13 @@ class ClaimedMail(msgspec.Struct, frozen=True):
 class Mailboxes:
     """Statements that find and read the mail of shards."""
 
-    def __init__(self, dialect: Dialect, floors: Floors, notes: NoteFloor) -> None:
+    def __init__(self, dialect: Dialect, floors: Floors, due_floors: DueFloors, notes: NoteFloor) -> None:
         self._dialect = dialect
         self._floors = floors
+        self._due_floors = due_floors
         self._notes = notes
-        due = f"m.due_at <= {dialect.now_once} AND {RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
+        is_due = f"m.due_at >= {dialect.from_epoch(':due_since_epoch_s')} AND m.due_at <= {dialect.now_once}"
+        due = f"{is_due} AND {RUNNABLE} ORDER BY m.due_at LIMIT :per_shard"
         ready = f"m.due_at IS NULL AND {RUNNABLE} ORDER BY m.seq LIMIT :per_shard"
         of_shard = "FROM {message} AS m WHERE m.shard_group = :shard_group AND m.shard = "
         seen = "SELECT m.seq, m.lock_key, m.shard, m.id, m.crashes"
@@ -106,7 +109,12 @@ class Mailboxes:
         per_shard = _share(limit, len(shards))
         numbers = [shard.number for shard in shards]
         values: list[Any] = [numbers] if self._dialect.shards_at_once else numbers
-        bound = {"per_shard": per_shard, "shard_group": shards[0].group, "floors": self._floors.of(shards)}
+        bound = {
+            "per_shard": per_shard,
+            "shard_group": shards[0].group,
+            "floors": self._floors.of(shards),
+            "due_since_epoch_s": self._due_floors.since_epoch_s(shards),
+        }
         rows = [row for value in values for row in fetch(conn, self._candidates, {**bound, "shards": value})]
         mail = sorted(map(Candidate._make, rows))
         seen = Counter((one.shard, one.delayed) for one in mail)
@@ -115,10 +123,12 @@ class Mailboxes:
     def raise_floors(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Have later looks at these shards begin behind what is done; does something once a second at most."""
         self._floors.raise_when_due(conn, shards)
+        self._due_floors.raise_when_due(conn, shards)
 
     def look_below_floors(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
-        """Whether there is mail below where looks at these shards begin; looks for it once a minute at most."""
-        return self._floors.search_when_due(conn, shards)
+        """Whether there is mail below where looks at these shards begin; looks for it now and then."""
+        found = self._floors.search_when_due(conn, shards)
+        return self._due_floors.search_when_due(conn, shards) or found
 
     def read(self, conn: Connection, token: str, ids: Collection[str], names: Mapping[str, str]) -> ClaimedMail:
         """Those messages that are still runnable, in order of `seq`; their entities are claimed."""

@@ -41,6 +41,7 @@ from entitycelery.storage.sql.commit import Commits
 from entitycelery.storage.sql.dead_letter import DeadLetters
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.dialects.sqlite import SQLite
+from entitycelery.storage.sql.due_floor import DueFloors
 from entitycelery.storage.sql.engines import DIALECTS, Engines
 from entitycelery.storage.sql.floor import Floors
 from entitycelery.storage.sql.hashing import Hashing
@@ -102,7 +103,8 @@ class SqlStore:
         self._unique_keys = UniqueKeys(self.dialect, self._messages)
         self._floors = Floors(self.dialect)
         notes = NoteFloor(self.dialect)
-        self._mailboxes = Mailboxes(self.dialect, self._floors, notes)
+        self._due_floors = DueFloors(self.dialect)
+        self._mailboxes = Mailboxes(self.dialect, self._floors, self._due_floors, notes)
         self._in_flight = InFlight(self.dialect, notes)
         self._states = States(self.dialect)
         self._replies = Replies(self.dialect)
@@ -313,12 +315,12 @@ class SqlStore:
             return []
         with self.engines.use("looking for waiting mail") as conn:
             for group in sorted({shard.group for shard in shards}):
-                self._mailboxes.raise_floors(conn, [shard for shard in shards if shard.group == group])
+                self._floors.raise_when_due(conn, [shard for shard in shards if shard.group == group])
             return self._mailboxes.waiting(conn, shards)
 
     def due_moments(self, since: Mapping[ShardId, float]) -> DueMoments:
         with self.engines.use("looking when mail is due") as conn:
-            return self._moments.look(conn, since)
+            return self._moments.look(conn, self._due_floors.clip(conn, since))
 
     # Runners and leases
 

@@ -166,6 +166,20 @@ FROM entity_golden.dead_letter
 WHERE id = ANY(%(ids)s)
 ORDER BY id FOR UPDATE;
 
+-- DueFloors._first
+SELECT c.*
+FROM unnest(CAST(%(shards)s AS integer[]), CAST(%(floors)s AS bigint[])) AS s(n, floor)
+CROSS
+JOIN LATERAL (SELECT m.shard, CAST(extract(epoch
+FROM m.due_at) AS double precision)
+FROM entity_golden.message AS m
+WHERE m.shard_group = %(shard_group)s AND m.shard = s.n AND m.due_at >= to_timestamp(%(since_epoch_s)s)
+ORDER BY m.due_at LIMIT 1) AS c;
+
+-- DueFloors._now
+SELECT CAST(extract(epoch
+FROM clock_timestamp()) AS double precision);
+
 -- Floors._drawn
 SELECT last_value - 1 + CAST(is_called AS int)
 FROM entity_golden.message_seq;
@@ -314,7 +328,7 @@ CROSS
 JOIN LATERAL (SELECT *
 FROM (SELECT m.seq, m.lock_key, m.shard, m.id, m.crashes, 1 AS delayed
 FROM entity_golden.message AS m
-WHERE m.shard_group = %(shard_group)s AND m.shard = s.n AND m.due_at <= (SELECT clock_timestamp()) AND NOT EXISTS (SELECT 1
+WHERE m.shard_group = %(shard_group)s AND m.shard = s.n AND m.due_at >= to_timestamp(%(due_since_epoch_s)s) AND m.due_at <= (SELECT clock_timestamp()) AND NOT EXISTS (SELECT 1
 FROM entity_golden.message AS b
 WHERE b.blocking AND b.lock_key = m.lock_key AND b.type = m.type AND b.entity_id = m.entity_id AND b.id <> m.id)
 ORDER BY m.due_at LIMIT %(per_shard)s) AS d

@@ -107,6 +107,15 @@ WHERE id IN (SELECT value
 FROM json_each(:ids))
 ORDER BY id;
 
+-- DueFloors._first
+SELECT m.shard, m.due_at
+FROM message AS m
+WHERE m.shard_group = :shard_group AND m.shard = :shards AND m.due_at >= :since_epoch_s
+ORDER BY m.due_at LIMIT 1;
+
+-- DueFloors._now
+SELECT entity_now();
+
 -- Floors._drawn
 SELECT last_value - 1 + CAST(is_called AS int)
 FROM message_seq;
@@ -254,7 +263,7 @@ RETURNING shard_group, shard, epoch;
 SELECT *
 FROM (SELECT m.seq, m.lock_key, m.shard, m.id, m.crashes, 1 AS delayed
 FROM message AS m
-WHERE m.shard_group = :shard_group AND m.shard = :shards AND m.due_at <= (SELECT entity_now()) AND NOT EXISTS (SELECT 1
+WHERE m.shard_group = :shard_group AND m.shard = :shards AND m.due_at >= :due_since_epoch_s AND m.due_at <= (SELECT entity_now()) AND NOT EXISTS (SELECT 1
 FROM message AS b
 WHERE b.blocking AND b.lock_key = m.lock_key AND b.type = m.type AND b.entity_id = m.entity_id AND b.id <> m.id)
 ORDER BY m.due_at LIMIT :per_shard) AS d
