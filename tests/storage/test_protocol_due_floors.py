@@ -75,6 +75,19 @@ def test_a_look_beside_an_old_transaction_does_not_read_past_what_was_due(store:
         assert pages_of_a_look(store) < FEW
 
 
+def test_a_look_for_due_mail_goes_by_its_moments_though_statistics_know_of_none(store: SqlStore) -> None:
+    """Then any other index that has delayed mail alone looks as cheap, all of it, and in no order."""
+    append(store, *(message(f"e{number}") for number in range(2_000)))
+    with held_snapshot(store):
+        change(store, DEAD, shard_group=SHARD.group, shard=SHARD.number, messages=MESSAGES)
+        change(store, "DELETE FROM {message} WHERE due_at IS NOT NULL")
+        change(store, "ANALYZE {message}")
+        raised(store)
+
+        assert pages_of_a_look(store) < 3 * FEW
+        assert pages_of_a_runners_look(store) < FEW
+
+
 def test_without_floors_a_look_would_read_past_all_that_was_due(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
