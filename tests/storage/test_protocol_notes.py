@@ -86,6 +86,15 @@ def test_a_claim_beside_an_old_transaction_does_not_read_what_is_dead(store: Sql
         assert pages_for_a_claim(store) < FEW
 
 
+def test_a_drain_that_has_time_for_one_batch_raises_floors_too(store: SqlStore) -> None:
+    append(store, message("a"))
+    with store.drain_session(SHARD) as session:
+        session.claim(10)
+        assert floor_of(store).known == KnownNotes()
+
+    assert floor_of(store).known.since_epoch_s > 0
+
+
 def test_claims_that_knew_no_floor_would_read_past_every_note(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoteFloor, "raise_when_due", lambda self, conn: None)
     with held_snapshot(store):

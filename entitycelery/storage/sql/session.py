@@ -93,8 +93,7 @@ class SqlDrainSession:
             self._in_flight.settle(conn)
             if self._has_claimed:
                 # Not before a drain's first batch: somebody may be waiting for a lone message.
-                self._mailboxes.raise_floors(conn, self._shards)
-                self._in_flight.raise_floor(conn)
+                self._raise_floors(conn)
             self._has_claimed = True
             everywhere = self._busy == self._shards
             for _ in range(_RACES):
@@ -115,6 +114,10 @@ class SqlDrainSession:
                     self._busy, self._seen, everywhere = self._shards, [], True
             # Mail that is there and cannot be read, or a great many other drains: the sweep looks again.
             return []
+
+    def _raise_floors(self, conn: Connection) -> None:
+        self._mailboxes.raise_floors(conn, self._shards)
+        self._in_flight.raise_floor(conn)
 
     def _claim(self, conn: Connection, limit: int, found: Candidates) -> tuple[list[Mailbox], bool]:
         keys, ids = self._lock_candidates(conn, limit, found)
@@ -334,8 +337,12 @@ class SqlDrainSession:
             try:
                 if self._noted and not self._conn.invalidated:
                     self._in_flight.clear(self._conn, self._token)
+                    self._noted = False
                 if not self._conn.invalidated:
                     self._locks.release_all(self._conn, self._token)
+                    if self._has_claimed:
+                        # Where claims take so long that each drain has time for one, they would do so for ever.
+                        self._raise_floors(self._conn)
                     return
             except DBAPIError:
                 self._conn.invalidate()
