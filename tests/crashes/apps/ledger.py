@@ -17,6 +17,7 @@ from typing import Any
 from celery import Celery
 
 from entitycelery import Entity, EntityCelery, handler
+from entitycelery.storage.sql import floor
 from tests.celery.apps.errors import InsufficientFunds, NotReady
 from tests.crashes.points import Points
 
@@ -27,6 +28,8 @@ points = None
 if "CRASH_POINTS" in os.environ:
     points = Points(Path(os.environ["CRASH_POINTS"]), with_its_tree=bool(os.environ.get("CRASH_TREE")))
     points.lay()
+    # Once a second their statements would be come by in few of the rounds.
+    floor.RAISED_EVERY_S = 0.05
 
 
 def around(what: str) -> Any:
