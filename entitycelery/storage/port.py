@@ -31,6 +31,8 @@ from entitycelery.storage.roster import Roster
 from entitycelery.storage.sessions import DrainSession, LeaseSession
 from entitycelery.storage.timetable import Timetable
 
+EVER_EPOCH_S = -1e11
+"""Earlier than any instant that Python knows."""
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 
 

@@ -14,12 +14,10 @@ import time
 from entitycelery.address import ShardId
 from entitycelery.exceptions import StoreUnavailable
 from entitycelery.settings import Settings
-from entitycelery.storage.port import DueMoments, Ear
+from entitycelery.storage.port import EVER_EPOCH_S, DueMoments, Ear
 from entitycelery.storage.sql.store import SqlStore
 from entitycelery.worker.duties import Duty, Hosting
 
-# Earlier than any instant that Python knows.
-_EVER_EPOCH_S = -1e11
 # A look that comes a hair too early finds nothing and costs another one.
 _ROUNDED_UP_S = 0.001
 # However many moments follow each other, the database is asked 200 times a second at most.
@@ -38,7 +36,7 @@ class DueMail(Duty):
         self._looked_at: frozenset[ShardId] = frozenset()
         self._looked_s = 0.0
         self._complete_at_s = 0.0
-        self._now_epoch_s = self._since_epoch_s = _EVER_EPOCH_S
+        self._now_epoch_s = self._since_epoch_s = EVER_EPOCH_S
         self._rang_at_s: dict[ShardId, float] = {}
 
     def follow(self, *, is_told: bool) -> None:
@@ -64,8 +62,8 @@ class DueMail(Duty):
         began_s = time.monotonic()
         is_complete = not self._is_told or began_s >= self._complete_at_s
         known = self._looked_at & held
-        since = {shard: self._since_epoch_s if shard in known else _EVER_EPOCH_S for shard in held}
-        moments = self._store.due_moments(dict.fromkeys(since, _EVER_EPOCH_S) if is_complete else since)
+        since = {shard: self._since_epoch_s if shard in known else EVER_EPOCH_S for shard in held}
+        moments = self._store.due_moments(dict.fromkeys(since, EVER_EPOCH_S) if is_complete else since)
         self._ring(moments, since, began_s)
         self._looked_at, self._looked_s, self._now_epoch_s = held, began_s, moments.now_epoch_s
         # Nobody tells of a commit that took longer than its mail's delay: look back as far as between two looks.

@@ -10,9 +10,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import Connection
 
 from entitycelery.message import NewMessage
+from entitycelery.storage.port import EVER_EPOCH_S
 from entitycelery.storage.sql import floor
 from entitycelery.storage.sql.dialects.base import Dialect
-from entitycelery.storage.sql.due_floor import EVER_EPOCH_S
 from entitycelery.storage.sql.floor import Floors, all_ended
 from entitycelery.storage.sql.store import SqlStore
 from tests.storage.interleave import Party

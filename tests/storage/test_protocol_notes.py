@@ -13,6 +13,7 @@ from entitycelery.message import NewMessage
 from entitycelery.storage.sql import floor, note_floor
 from entitycelery.storage.sql.note_floor import KnownNotes, NoteFloor
 from entitycelery.storage.sql.store import SqlStore
+from tests.storage.interleave import rewrite
 from tests.storage.support import SHARD, append, change, handle_all, held_snapshot, message, opened, pages_read, query
 
 BATCHES = 2_000
@@ -95,6 +96,15 @@ def test_a_drain_that_has_time_for_one_batch_raises_floors_too(store: SqlStore) 
     assert floor_of(store).known.since_epoch_s > 0
 
 
+def test_if_only_later_batches_raised_floors_such_a_drain_would_not(store: SqlStore) -> None:
+    append(store, message("a"))
+    with store.drain_session(SHARD) as session:
+        session.claim(10)
+        session._has_claimed = False
+
+    assert floor_of(store).known == KnownNotes()
+
+
 def test_claims_that_knew_no_floor_would_read_past_every_note(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NoteFloor, "raise_when_due", lambda self, conn: None)
     with held_snapshot(store):
@@ -104,11 +114,26 @@ def test_claims_that_knew_no_floor_would_read_past_every_note(store: SqlStore, m
         assert pages_for_a_claim(store) > 4 * FEW
 
 
+def pages_for_a_unique_send(store: SqlStore) -> int:
+    """A send with a key that a message holds, of which it has to know whether it runs."""
+    append(store, message("a"))
+    change(store, "UPDATE {message} SET fingerprint = 'unique:held'")
+    return pages_read(store, store._unique_keys._look, names=["unique:held"])
+
+
 def test_a_unique_send_beside_an_old_transaction_does_not_read_what_is_dead(store: SqlStore) -> None:
     with held_snapshot(store):
         batches_of_an_hour(store)
 
-        assert pages_read(store, store._unique_keys._look, names=["unique:none"]) < FEW
+        assert pages_for_a_unique_send(store) < FEW
+
+
+def test_a_unique_send_that_asked_all_notes_would_read_past_every_one(store: SqlStore) -> None:
+    rewrite(store, "-120.0 * interval", "-1e9 * interval")
+    with held_snapshot(store):
+        batches_of_an_hour(store)
+
+        assert pages_for_a_unique_send(store) > 2 * FEW
 
 
 # What lives is known
@@ -206,7 +231,7 @@ def noted_below(store: SqlStore) -> NewMessage:
 def test_a_note_below_the_floor_is_found_after_a_while(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = noted_below(store)
     monkeypatch.setattr(floor, "SEARCHED_EVERY_S", 0.0)
-    monkeypatch.setattr(floor, "SEARCHING_SHARE", 1e9)
+    monkeypatch.setattr(floor, "_SEARCHING_SHARE", 1e9)
 
     raised(store)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -201,6 +203,31 @@ def test_what_the_runner_process_has_said_is_done_before_a_wakeup_is(consumer: C
     consumer.wake(SHARDS[0])
 
     assert consumer.shards == [[SHARDS[3]]]
+
+
+def test_a_signal_never_finds_the_dispatcher_in_the_middle_of_what_its_handler_waits_for() -> None:
+    """Its handler stops the pool, whose threads report the ends of their drains first."""
+    dispatcher = Dispatcher(known=KNOWN, slots=lambda: 1, may_end_process=False)
+    dispatcher.host(SHARDS)
+    seen: list[bool] = []
+
+    def stop_pool(*_: object) -> None:
+        reported = threading.Thread(target=dispatcher.busy, daemon=True)
+        reported.start()
+        reported.join(5)
+        seen.append(not reported.is_alive())
+
+    before = signal.signal(signal.SIGQUIT, stop_pool)
+    try:
+        dispatcher.shield.install()
+        # Asked for while the lock is held.
+        dispatcher._slots = lambda: signal.raise_signal(signal.SIGQUIT) or 1
+        dispatcher.wake(SHARDS[0])
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+    assert seen == [True] * len(seen)
+    assert seen
 
 
 class Job:

@@ -19,12 +19,11 @@ from threading import Lock
 from sqlalchemy.engine import Connection
 
 from entitycelery.address import ShardId
+from entitycelery.storage.port import EVER_EPOCH_S
 from entitycelery.storage.sql import floor
 from entitycelery.storage.sql.dialects.base import Dialect
 from entitycelery.storage.sql.statement import fetch
 
-# Earlier than any instant that Python knows.
-EVER_EPOCH_S = -1e11
 # Rows of a commit can be seen so much later than their moment, for the most part.
 _BEHIND_S = 5.0
 _LONG_S = 0.005
@@ -43,7 +42,7 @@ class _Group:
         self.by_shard: Mapping[ShardId, float] = {}
 
     def search_is_due(self) -> bool:
-        every_s = max(_SEARCHED_EVERY_S, self.search_took_s / floor.SEARCHING_SHARE)
+        every_s = floor.searched_every_s(self.search_took_s, at_most_every_s=_SEARCHED_EVERY_S)
         return time.monotonic() - self.searched_at_s >= every_s
 
 

@@ -26,7 +26,7 @@ from entitycelery.storage.sql.statement import fetch
 RAISED_EVERY_S = 1.0
 SEARCHED_EVERY_S = 60.0
 # Of a process's time, at most so much is spent on what lies below its floors.
-SEARCHING_SHARE = 0.02
+_SEARCHING_SHARE = 0.02
 _PREPARED = "-1/"
 
 
@@ -41,9 +41,9 @@ def unless_busy(lock: Lock) -> Iterator[bool]:
             lock.release()
 
 
-def searched_every_s(took_s: float) -> float:
+def searched_every_s(took_s: float, *, at_most_every_s: float) -> float:
     """How often to search below a floor, if that took so long the last time."""
-    return max(SEARCHED_EVERY_S, took_s / SEARCHING_SHARE)
+    return max(at_most_every_s, took_s / _SEARCHING_SHARE)
 
 
 class _Floor(NamedTuple):
@@ -97,7 +97,7 @@ class Floors:
 
     def _search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
         began_s = time.monotonic()
-        long_ago_s = began_s - searched_every_s(self._search_took_s)
+        long_ago_s = began_s - searched_every_s(self._search_took_s, at_most_every_s=SEARCHED_EVERY_S)
         group = shards[0].group
         old = {s: floor for s, floor in self._by_shard.items() if s.group == group and floor.searched_s <= long_ago_s}
         if not old:

@@ -70,7 +70,8 @@ class NoteFloor:
 
     def _raise(self, conn: Connection) -> None:
         began_s = time.monotonic()
-        is_search = began_s - self._searched_at_s >= floor.searched_every_s(self._search_took_s)
+        every_s = floor.searched_every_s(self._search_took_s, at_most_every_s=floor.SEARCHED_EVERY_S)
+        is_search = began_s - self._searched_at_s >= every_s
         # Before the notes are read: what is noted meanwhile lies above.
         to_epoch_s = float(fetch(conn, self._now)[0][0]) - _BEHIND_S
         notes = fetch(conn, self._since, {"since_epoch_s": 0.0 if is_search else self.known.since_epoch_s})

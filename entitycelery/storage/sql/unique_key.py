@@ -70,6 +70,14 @@ class Decided(msgspec.Struct):
         return any(one.outcome in REFUSALS for one in self.appended.values())
 
 
+def _is_noted(dialect: Dialect) -> str:
+    """A condition: a drain that lives has noted the message `m`."""
+    return (
+        f"EXISTS (SELECT 1 FROM {{in_flight}} AS f WHERE f.noted_at >= (SELECT {dialect.after(f'-{_NOTED_S}')}) "
+        f"AND {dialect.contains('f.message_ids', 'm.id')})"
+    )
+
+
 class UniqueKeys:
     """Statements about keys that are held."""
 
@@ -90,13 +98,9 @@ class UniqueKeys:
         )
         # By the index message_unique, which has these messages alone.
         of_keys = f"FROM {{message}} AS m WHERE {dialect.any_of('m.fingerprint', 'names')} AND m.fingerprint > 'u'"
-        noted = (
-            f"EXISTS (SELECT 1 FROM {{in_flight}} AS f WHERE f.noted_at >= (SELECT {dialect.after(f'-{_NOTED_S}')}) "
-            f"AND {dialect.contains('f.message_ids', 'm.id')})"
-        )
         self._look = dialect.sql(
-            f"SELECT m.fingerprint, m.id, {{sent}}, {{due}}, {{expires}}, m.last_failure IS NOT NULL, {noted} "
-            f"{of_keys} ORDER BY m.seq",
+            "SELECT m.fingerprint, m.id, {sent}, {due}, {expires}, m.last_failure IS NOT NULL, "
+            f"{_is_noted(dialect)} {of_keys} ORDER BY m.seq",
             sent=dialect.to_epoch("m.sent_at"),
             due=dialect.to_epoch("m.due_at"),
             expires=dialect.to_epoch("m.expires_at"),

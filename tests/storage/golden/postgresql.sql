@@ -463,6 +463,16 @@ FROM entity_golden.message
 WHERE id = ANY(%(due_ids)s)) AS d
 WHERE d.due_at <= clock_timestamp() + %(within_s)s * interval '1 second';
 
+-- NoteFloor._now
+SELECT CAST(extract(epoch
+FROM clock_timestamp()) AS double precision);
+
+-- NoteFloor._since
+SELECT token, CAST(extract(epoch
+FROM noted_at) AS double precision)
+FROM entity_golden.in_flight
+WHERE noted_at >= to_timestamp(%(since_epoch_s)s);
+
 -- Replies._delete
 DELETE FROM entity_golden.reply
 WHERE id = ANY(%(ids)s);

@@ -391,6 +391,14 @@ JOIN c;
 -- Moments._tell
 ;
 
+-- NoteFloor._now
+SELECT entity_now();
+
+-- NoteFloor._since
+SELECT token, noted_at
+FROM in_flight
+WHERE noted_at >= :since_epoch_s;
+
 -- Replies._delete
 DELETE FROM reply
 WHERE id IN (SELECT value
