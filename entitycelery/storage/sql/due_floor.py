@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from threading import Lock
 
 from sqlalchemy.engine import Connection
 
@@ -34,8 +33,7 @@ class _Group:
     """What is known of the shards of one group."""
 
     def __init__(self) -> None:
-        self.busy = Lock()
-        self.raised_at_s = time.monotonic()
+        self.pace = floor.Pace()
         self.searched_at_s = 0.0
         self.search_took_s = 0.0
         # Replaced, not changed, because others read it without a lock.
@@ -71,13 +69,12 @@ class DueFloors:
 
     def raise_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Raise the floors of these shards, and of those that have one, or remove them; at most once a second."""
-        group = self._groups[shards[0].group]
-        if not self._dialect.keeps_what_is_dead or time.monotonic() - group.raised_at_s < floor.RAISED_EVERY_S:
+        if not self._dialect.keeps_what_is_dead:
             return
-        with floor.unless_busy(group.busy) as free:
-            if free:
+        group = self._groups[shards[0].group]
+        with group.pace.once_a_second() as due:
+            if due:
                 self._look(conn, group, shards, search=not group.by_shard or group.search_is_due())
-                group.raised_at_s = time.monotonic()
 
     def clip(self, conn: Connection, since: Mapping[ShardId, float]) -> dict[ShardId, float]:
         """From when on to look for what has become due since then, in shards of any groups; raises floors, too."""
@@ -91,7 +88,7 @@ class DueFloors:
         before = group.by_shard
         if not before or not group.search_is_due():
             return False
-        with floor.unless_busy(group.busy) as free:
+        with group.pace.unless_busy() as free:
             if free:
                 self._look(conn, group, shards, search=True)
         return any(group.by_shard.get(shard, EVER_EPOCH_S) < since_s for shard, since_s in before.items())

@@ -11,6 +11,7 @@ restored or written by hand there waits so long at most; less often where that t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,15 +31,33 @@ _SEARCHING_SHARE = 0.02
 _PREPARED = "-1/"
 
 
-@contextmanager
-def unless_busy(lock: Lock) -> Iterator[bool]:
-    """Keep other drains of this process from floors; whether none was at them. A drain waits for no other."""
-    free = lock.acquire(blocking=False)
-    try:
-        yield free
-    finally:
-        if free:
-            lock.release()
+class Pace:
+    """Who is at some floors of a process, and how often they rise. A drain waits for no other: it leaves them alone."""
+
+    def __init__(self, *, begins_at_once: bool = False) -> None:
+        self._busy = Lock()
+        self._raised_at_s = -math.inf if begins_at_once else time.monotonic()
+
+    @contextmanager
+    def unless_busy(self) -> Iterator[bool]:
+        """Keep other drains from the floors; whether none was at them."""
+        free = self._busy.acquire(blocking=False)
+        try:
+            yield free
+        finally:
+            if free:
+                self._busy.release()
+
+    @contextmanager
+    def once_a_second(self) -> Iterator[bool]:
+        """Whether to raise the floors now; others are kept from them meanwhile. What fails is tried again next time."""
+        if time.monotonic() - self._raised_at_s < RAISED_EVERY_S:
+            yield False
+            return
+        with self.unless_busy() as free:
+            yield free
+            if free:
+                self._raised_at_s = time.monotonic()
 
 
 def searched_every_s(took_s: float, *, at_most_every_s: float) -> float:
@@ -66,8 +85,7 @@ class Floors:
                 )
             )
         )
-        self._busy = Lock()
-        self._raised_at_s = time.monotonic()
+        self._pace = Pace()
         self._search_took_s = 0.0
         # The sequence as it stood, and the transactions that could still bring a number up to there.
         self._drawn_before = 0
@@ -82,17 +100,16 @@ class Floors:
 
     def raise_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> None:
         """Raise the floors of these shards, and of those of their group that have one; at most once a second."""
-        if not self._dialect.keeps_what_is_dead or time.monotonic() - self._raised_at_s < RAISED_EVERY_S:
+        if not self._dialect.keeps_what_is_dead:
             return
-        with unless_busy(self._busy) as free:
-            if free:
+        with self._pace.once_a_second() as due:
+            if due:
                 self._search_when_due(conn, shards)
                 self._raise(conn, shards)
-                self._raised_at_s = time.monotonic()
 
     def search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:
         """Look for mail below the floors of these shards, if that was long ago; whether there is any."""
-        with unless_busy(self._busy) as free:
+        with self._pace.unless_busy() as free:
             return free and self._search_when_due(conn, shards)
 
     def _search_when_due(self, conn: Connection, shards: Sequence[ShardId]) -> bool:

@@ -47,8 +47,8 @@ class NoteFloor:
             f"SELECT token, {noted} FROM {{in_flight}} WHERE noted_at >= {{since}}",
             since=dialect.from_epoch(":since_epoch_s"),
         )
-        self._busy = Lock()
-        self._raised_at_s = self._searched_at_s = -math.inf
+        self._pace = floor.Pace(begins_at_once=True)
+        self._searched_at_s = -math.inf
         self._search_took_s = 0.0
         self.known = KnownNotes()
         """Replaced, not changed: others read it without a lock."""
@@ -61,12 +61,11 @@ class NoteFloor:
 
     def raise_when_due(self, conn: Connection) -> None:
         """Raise the floor to some seconds ago, and read all notes once a minute; at most once a second."""
-        if not self._dialect.keeps_what_is_dead or time.monotonic() - self._raised_at_s < floor.RAISED_EVERY_S:
+        if not self._dialect.keeps_what_is_dead:
             return
-        with floor.unless_busy(self._busy) as free:
-            if free:
+        with self._pace.once_a_second() as due:
+            if due:
                 self._raise(conn)
-                self._raised_at_s = time.monotonic()
 
     def _raise(self, conn: Connection) -> None:
         began_s = time.monotonic()
