@@ -83,7 +83,8 @@ class RunnerStep(bootsteps.StartStopStep):
         w.entity_consumption.follow(w.entity_runner.link)
 
     def start(self, w: Any) -> None:
-        if w.entity_dispatcher is not None:
+        # Green threads share the main thread: one that is ended within the shield would leave it open for ever.
+        if w.entity_dispatcher is not None and not getattr(w.pool_cls, "is_green", False):
             w.entity_dispatcher.shield.install()
         if not getattr(w, "quiet", False):
             print("\n".join(self._banner(w)), file=sys.__stdout__, flush=True)
